@@ -1,0 +1,200 @@
+"""Blocks: bicliques (target set × source set) held as pointers, so that full attention costs O(nodes) to store.
+
+Row t of a block reads the first `prefix[t]` sources of the block's list: all of them in a plain block, those up to the
+target in a causal one. A staircase of prefixes stays a staircase under transposition, so blocks are closed under it.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphattn.graph.ragged import ragged_range
+
+
+class Blocks(NamedTuple):
+    """Many bicliques, block b over the targets dst[dst_ptr[b]:dst_ptr[b+1]] and the sources src[src_ptr[b]:src_ptr[b+1]]."""
+
+    dst_ptr: Tensor  # [num_blocks + 1] int64, offsets into dst
+    dst: Tensor  # [num_block_targets] int64 node ids
+    src_ptr: Tensor  # [num_blocks + 1] int64, offsets into src
+    src: Tensor  # [num_block_sources] int64 node ids, in reading order
+    prefix: Tensor  # [num_block_targets] int64: how many leading sources the target reads
+    kind: Tensor  # [num_blocks] int16 bitmask into the graph's kinds
+
+    @property
+    def num_blocks(self) -> int:
+        return self.kind.numel()
+
+    @property
+    def num_edges(self) -> int:
+        return int(self.prefix.sum())
+
+    def of_target(self) -> Tensor:
+        """Returns the block of each entry of `dst`, [num_block_targets]."""
+        return torch.repeat_interleave(torch.diff(self.dst_ptr))
+
+    def of_source(self) -> Tensor:
+        """Returns the block of each entry of `src`, [num_block_sources]."""
+        return torch.repeat_interleave(torch.diff(self.src_ptr))
+
+    def enumerate(self) -> tuple[Tensor, Tensor]:
+        """Lists every pair: edge_index [2, num_edges] in block order, and its kind [num_edges]."""
+        row, offset = ragged_range(self.prefix)
+        block = self.of_target()[row]
+        return torch.stack([self.src[self.src_ptr[block] + offset], self.dst[row]]), self.kind[block]
+
+    def contains(self, edge_index: Tensor) -> Tensor:
+        """Returns bool [num_edges]: whether some block holds the pair. O((edges · blocks per target) · log)."""
+        src, dst = edge_index
+        width = int(max(self.src.max(), src.max())) + 1 if self.src.numel() and src.numel() else 1
+        source_key = self.of_source() * width + self.src
+        sorted_key, rank = source_key.sort()  # (block, source) pairs, to look a source up in a block
+        target, by_target = self.dst.sort(stable=True)
+        first = torch.searchsorted(target, dst)
+        edge, offset = ragged_range(torch.searchsorted(target, dst, right=True) - first)
+        row = by_target[first[edge] + offset]  # every block row whose target is the edge's
+        block = self.of_target()[row]
+        wanted = block * width + src[edge]
+        place = torch.searchsorted(sorted_key, wanted).clamp(max=max(sorted_key.numel() - 1, 0))
+        inside = torch.zeros_like(src, dtype=torch.bool)
+        if sorted_key.numel():
+            is_read = (sorted_key[place] == wanted) & (rank[place] - self.src_ptr[block] < self.prefix[row])
+            inside[edge[is_read]] = True
+        return inside
+
+    def overlapping(self) -> Tensor:
+        """Returns bool [num_blocks]: whether the block shares a target and a source with another one."""
+        by_target = _pairs_sharing(self.dst, self.of_target(), self.num_blocks)
+        by_source = _pairs_sharing(self.src, self.of_source(), self.num_blocks) if by_target.numel() else by_target
+        both = by_target[torch.isin(by_target, by_source)]
+        overlap = torch.zeros(self.num_blocks, dtype=torch.bool, device=self.dst.device)
+        overlap[torch.div(both, self.num_blocks, rounding_mode="floor")] = True
+        overlap[both % self.num_blocks] = True
+        return overlap
+
+    def select(self, chosen: Tensor) -> "Blocks | None":
+        """Returns the blocks marked in `chosen` [num_blocks] bool, None if there are none."""
+        if not bool(chosen.any()):
+            return None
+        rows, columns = chosen[self.of_target()], chosen[self.of_source()]
+        return Blocks(
+            _ptr(torch.diff(self.dst_ptr)[chosen]),
+            self.dst[rows],
+            _ptr(torch.diff(self.src_ptr)[chosen]),
+            self.src[columns],
+            self.prefix[rows],
+            self.kind[chosen],
+        )
+
+    def without_empty(self) -> "Blocks | None":
+        """Drops rows that read nothing and blocks without pairs."""
+        if not bool((self.prefix == 0).any()):
+            return self if self.num_blocks else None
+        rows = self.prefix > 0
+        count = torch.zeros_like(self.dst_ptr[1:]).index_add_(0, self.of_target(), rows.long())
+        return self._replace(dst_ptr=_ptr(count), dst=self.dst[rows], prefix=self.prefix[rows]).select(count > 0)
+
+    def keep_causal(self) -> "Blocks | None":
+        """Keeps src <= dst. Needs sources in ascending order in each block; returns None if nothing is left."""
+        width = max(int(max(self.src.max(), self.dst.max())) + 1 if self.src.numel() and self.dst.numel() else 1, 1)
+        key = self.of_source() * width + self.src
+        block = self.of_target()
+        upto = torch.searchsorted(key, block * width + self.dst, right=True) - self.src_ptr[block]
+        return self._replace(prefix=torch.minimum(self.prefix, upto)).without_empty()
+
+    def sources_ascend(self) -> bool:
+        """Returns whether each block lists its sources in ascending order, as every builder does."""
+        if self.src.numel() < 2:
+            return True
+        within_block = torch.diff(self.of_source()) == 0
+        return not bool((within_block & (torch.diff(self.src) <= 0)).any())
+
+    def keep_sources(self, kept: Tensor) -> "Blocks | None":
+        """Drops the sources not marked in `kept` [num_src_nodes] bool; staircases stay staircases."""
+        keep = kept[self.src]
+        running = _ptr(keep.long())  # kept sources before each entry of src
+        block = self.of_target()
+        start = self.src_ptr[block]
+        prefix = running[start + self.prefix] - running[start]
+        return self._replace(src_ptr=running[self.src_ptr], src=self.src[keep], prefix=prefix).without_empty()
+
+    def relabel(self, src_map: Tensor, dst_map: Tensor) -> "Blocks":
+        """Renames nodes: source s becomes src_map[s], target t becomes dst_map[t]."""
+        return self._replace(src=src_map[self.src], dst=dst_map[self.dst]).in_order()
+
+    def in_order(self) -> "Blocks":
+        """Sorts targets inside each block, and sources where every target reads all of them."""
+        block = self.of_target()
+        rows = _argsort_within(block, self.dst)
+        blocks = self._replace(dst=self.dst[rows], prefix=self.prefix[rows])
+        size = torch.diff(self.src_ptr)
+        is_plain = torch.ones_like(size, dtype=torch.bool)
+        is_plain[block[self.prefix < size[block]]] = False
+        owner = self.of_source()
+        position = torch.arange(self.src.numel(), device=self.src.device)
+        columns = _argsort_within(owner, torch.where(is_plain[owner], self.src, position))
+        return blocks._replace(src=self.src[columns])
+
+    def transpose(self) -> "Blocks":
+        """Swaps targets and sources: a source read by targets with prefix > its rank becomes a target that reads those."""
+        block = self.of_target()
+        order = _argsort_within(block, -self.prefix)  # longest readers first: each source reads a prefix of them
+        rank = torch.arange(self.src.numel(), device=self.src.device) - self.src_ptr[self.of_source()]
+        width = int(self.prefix.max()) + 1 if self.prefix.numel() else 1
+        falling = block * (width + 1) + (width - self.prefix[order])
+        # targets with prefix > rank: those whose falling key lies below the one a prefix equal to rank would have
+        wanted = self.of_source() * (width + 1) + (width - torch.clamp(rank, max=width))
+        readers = torch.searchsorted(falling, wanted) - self.dst_ptr[self.of_source()]
+        swapped = Blocks(self.src_ptr, self.src, self.dst_ptr, self.dst[order], readers, self.kind)
+        return swapped.in_order()
+
+    def shift(self, dst_offset: int, src_offset: int) -> "Blocks":
+        """Moves every node id by a constant, for disjoint unions."""
+        return self._replace(dst=self.dst + dst_offset, src=self.src + src_offset)
+
+
+def concatenate(parts: list[Blocks]) -> Blocks | None:
+    """Lists the blocks of several graphs one after the other; None for no part."""
+    if not parts:
+        return None
+    return Blocks(
+        _ptr(torch.cat([torch.diff(part.dst_ptr) for part in parts])),
+        torch.cat([part.dst for part in parts]),
+        _ptr(torch.cat([torch.diff(part.src_ptr) for part in parts])),
+        torch.cat([part.src for part in parts]),
+        torch.cat([part.prefix for part in parts]),
+        torch.cat([part.kind for part in parts]),
+    )
+
+
+def bicliques(dst_ptr: Tensor, dst: Tensor, src_ptr: Tensor, src: Tensor) -> Blocks | None:
+    """Makes plain blocks (every target reads every source) of the first kind; None if they hold no pair.
+
+    >>> bicliques(torch.tensor([0, 2]), torch.tensor([0, 1]), torch.tensor([0, 3]), torch.tensor([0, 1, 2])).num_edges
+    6
+    """
+    prefix = torch.repeat_interleave(torch.diff(src_ptr), torch.diff(dst_ptr))
+    kind = torch.ones(dst_ptr.numel() - 1, dtype=torch.int16, device=dst.device)
+    return Blocks(dst_ptr, dst, src_ptr, src, prefix, kind).without_empty()
+
+
+def _ptr(counts: Tensor) -> Tensor:
+    return torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)])
+
+
+def _argsort_within(group: Tensor, value: Tensor) -> Tensor:
+    """Returns the order that sorts `value` inside each (already contiguous, ascending) group."""
+    by_value = torch.argsort(value, stable=True)
+    return by_value[torch.argsort(group[by_value], stable=True)]
+
+
+def _pairs_sharing(node: Tensor, block: Tensor, num_blocks: int) -> Tensor:
+    """Returns the distinct keys `low · num_blocks + high` of pairs of blocks that list the same node."""
+    ordered, order = node.sort(stable=True)
+    block = block[order]
+    end = torch.searchsorted(ordered, ordered, right=True)
+    here = torch.arange(ordered.numel(), device=node.device)
+    entry, offset = ragged_range(end - here - 1)  # every later entry of the same node
+    first, second = block[entry], block[entry + 1 + offset]
+    return torch.unique(torch.minimum(first, second) * num_blocks + torch.maximum(first, second))

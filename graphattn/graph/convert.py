@@ -1,0 +1,218 @@
+"""Conversions between a graph and masks, PyG objects and files. Polarity is in the name; PyG is imported when asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from graphattn.graph.blocks import Blocks
+from graphattn.graph.plan import Plan, pointers
+from graphattn.graph.ragged import batch_of
+
+if TYPE_CHECKING:
+    from torch_geometric import EdgeIndex
+    from torch_geometric.data import Data
+
+    from graphattn.graph.attention_graph import AttentionGraph
+
+MAX_MASK_PAIRS = 2**30  # 1 GiB of bool
+FILE_FORMAT = "graphattn.AttentionGraph.1"
+
+
+def to_mask(graph: AttentionGraph) -> Tensor:
+    """Returns bool [num_dst_nodes, num_src_nodes], or [num_heads, ...] with a head_mask; True = attend.
+
+    Raises:
+        ValueError: above 2^30 pairs.
+    """
+    num_pairs = graph.num_src_nodes * graph.num_dst_nodes
+    if num_pairs > MAX_MASK_PAIRS:
+        raise ValueError(
+            f"a dense mask of {graph.num_dst_nodes} × {graph.num_src_nodes} would take {num_pairs / 2**30:.1f} GiB, above "
+            "the limit of 1 GiB. Pass the graph itself to graph_attention, or convert a subgraph."
+        )
+    src, dst = graph.edge_index
+    head_mask = graph.head_mask
+    if head_mask is None:
+        mask = torch.zeros(graph.num_dst_nodes, graph.num_src_nodes, dtype=torch.bool, device=graph.device)
+        mask[dst, src] = True
+        return mask
+    mask = torch.zeros(
+        head_mask.shape[1], graph.num_dst_nodes, graph.num_src_nodes, dtype=torch.bool, device=graph.device
+    )
+    mask[:, dst, src] = head_mask.T
+    return mask
+
+
+def checked_mask(mask: Tensor) -> Tensor:
+    """Returns a bool mask [num_dst_nodes, num_src_nodes] or [num_heads, ...] unchanged, or raises."""
+    if mask.dtype != torch.bool:
+        raise TypeError(
+            f"mask must have dtype torch.bool, got {mask.dtype}. Say which value means attend: mask == 1, or mask > -inf."
+        )
+    if mask.dim() not in (2, 3):
+        raise ValueError(
+            f"mask must have shape [num_dst_nodes, num_src_nodes] or [num_heads, ...], got {list(mask.shape)}. "
+            "Convert the masks of a batch one by one and join them with disjoint_union."
+        )
+    return mask
+
+
+def from_mask(mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Returns canonical edges [2, num_edges] and the head_mask of a dense mask, True = attend."""
+    union = checked_mask(mask) if mask.dim() == 2 else checked_mask(mask).any(0)
+    dst, src = union.nonzero(as_tuple=True)
+    return torch.stack([src, dst]), None if mask.dim() == 2 else mask[:, dst, src].T.contiguous()
+
+
+def to_edge_index(graph: AttentionGraph) -> EdgeIndex:
+    """Returns a PyG `EdgeIndex` [2, num_edges], sorted by target, with its CSC and CSR pointers filled in from the plan."""
+    from torch_geometric import EdgeIndex
+
+    plan = graph.enumerate().plan()
+    edge_index = EdgeIndex(
+        torch.stack([plan.src, plan.dst]), sparse_size=(graph.num_src_nodes, graph.num_dst_nodes), sort_order="col"
+    )
+    edge_index._indptr = plan.target_ptr
+    edge_index._T_perm, edge_index._T_indptr = plan.source_order, plan.source_ptr
+    return edge_index
+
+
+def plan_of_edge_index(edge_index: Tensor, num_src_nodes: int, num_dst_nodes: int) -> Plan | None:
+    """Returns the plan that a canonical PyG `EdgeIndex` has already cached, None where it has not."""
+    target_ptr, source_ptr = getattr(edge_index, "_indptr", None), getattr(edge_index, "_T_indptr", None)
+    source_order = getattr(edge_index, "_T_perm", None)
+    if (
+        target_ptr is None
+        or source_ptr is None
+        or source_order is None
+        or not getattr(edge_index, "is_sorted_by_col", False)
+    ):
+        return None
+    if target_ptr.numel() != num_dst_nodes + 1 or source_ptr.numel() != num_src_nodes + 1:
+        return None
+    src, dst = edge_index.as_subclass(Tensor)
+    return Plan(
+        target_ptr.long(),
+        src.contiguous(),
+        dst.contiguous(),
+        source_ptr.long(),
+        source_order.long(),
+        None,
+        None,
+        (),
+        True,
+    )
+
+
+def to_data(graph: AttentionGraph, **fields: Any) -> Data:
+    """Returns PyG `Data`; `fields` (x, edge_attr in the graph's edge order, y, …) are stored as they are.
+
+    Raises:
+        ValueError: for a rectangular graph or one with a head_mask, which `Data` cannot say.
+    """
+    from torch_geometric.data import Data
+
+    if not graph.is_square:
+        raise ValueError(
+            f"to_data needs a square graph, got {graph.num_src_nodes} sources and {graph.num_dst_nodes} targets. "
+            "Use to_edge_index, whose sparse_size keeps both."
+        )
+    if graph.head_mask is not None:
+        raise ValueError("to_data cannot hold a head_mask. Convert one head's graph at a time, or use save.")
+    data = Data(edge_index=graph.edge_index, num_nodes=graph.num_src_nodes, **fields)
+    if graph.kinds:
+        data.edge_kind, data.kinds = graph.edge_kind, list(graph.kinds)
+    if graph.num_graphs != 1:
+        data.ptr, data.batch = graph.src_ptr, batch_of(graph.src_ptr)
+    return data
+
+
+def sizes_of_data(data: Data) -> tuple[int, Tensor | None]:
+    """Returns the number of nodes of PyG `Data` or `Batch`, and its ptr where it has several graphs.
+
+    Raises:
+        ValueError: if it has no edge_index, or a `batch` that is not ascending.
+    """
+    if data.edge_index is None:
+        raise ValueError(
+            "data must have an edge_index, got none. Set data.edge_index to an int64 tensor [2, num_edges]."
+        )
+    num_nodes = int(data.num_nodes)
+    if getattr(data, "ptr", None) is not None:
+        return num_nodes, data.ptr.long()
+    batch = getattr(data, "batch", None)
+    if batch is None:
+        return num_nodes, None
+    if batch.numel() and bool((torch.diff(batch) < 0).any()):
+        raise ValueError(
+            "data.batch must ascend, so that the nodes of a graph stand together. Sort nodes by data.batch first."
+        )
+    num_graphs = int(batch[-1]) + 1 if batch.numel() else 0
+    return num_nodes, pointers(batch, num_graphs)
+
+
+def save(graph: AttentionGraph, path: str | os.PathLike[str]) -> None:
+    """Writes a graph to one safetensors file, through a temporary name so that a killed process leaves no half file."""
+    from safetensors.torch import save_file
+
+    tensors = {"edge_index": graph.explicit_edges}
+    for name, tensor in (
+        ("edge_kind", graph._edge_kind),
+        ("head_mask", graph._head_mask),
+        ("src_ptr", graph._src_ptr),
+        ("dst_ptr", graph._dst_ptr),
+    ):
+        if tensor is not None:
+            tensors[name] = tensor
+    if graph.blocks is not None:
+        tensors |= {f"blocks.{name}": tensor for name, tensor in graph.blocks._asdict().items()}
+    header = {
+        "format": FILE_FORMAT,
+        "num_src_nodes": str(graph.num_src_nodes),
+        "num_dst_nodes": str(graph.num_dst_nodes),
+        "kinds": json.dumps(graph.kinds),
+        "origin": graph.origin,
+    }
+    unfinished = f"{os.fspath(path)}.{os.getpid()}.part"
+    try:
+        # clones: safetensors refuses tensors that share storage, as src_ptr and dst_ptr of a square graph do
+        save_file(
+            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
+            unfinished,
+            metadata=header,
+        )
+        os.replace(unfinished, path)
+    finally:
+        if os.path.exists(unfinished):
+            os.unlink(unfinished)
+
+
+def load(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[int, int], str]:
+    """Returns (tensors by name, kinds, (num_src_nodes, num_dst_nodes), origin) of a file written by `save`."""
+    from safetensors import SafetensorError, safe_open
+
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"no such file: {os.fspath(path)}. Write one with graph.save(path).")
+    try:
+        with safe_open(os.fspath(path), framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{os.fspath(path)} is not a readable safetensors file ({error}). Save the graph again."
+        ) from error
+    if header.get("format") != FILE_FORMAT:
+        raise ValueError(
+            f"{os.fspath(path)} must be a graph of format {FILE_FORMAT}, got {header.get('format')!r}. "
+            "Write it with AttentionGraph.save."
+        )
+    needed = {"edge_index"} | ({f"blocks.{name}" for name in Blocks._fields} if "blocks.dst" in tensors else set())
+    if missing := needed - tensors.keys():
+        raise ValueError(f"{os.fspath(path)} lacks {sorted(missing)}. Save the graph again.")
+    sizes = int(header["num_src_nodes"]), int(header["num_dst_nodes"])
+    return tensors, tuple(json.loads(header["kinds"])), sizes, header["origin"]

@@ -1,0 +1,134 @@
+"""The plan: everything a kernel reads of a graph, as plain tensors, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphattn.graph.blocks import Blocks
+
+MAX_PADDING_WASTE = (
+    0.15  # a bucket takes another size of block while padded pairs stay within this share above real ones
+)
+
+
+class Bucket(NamedTuple):
+    """Blocks of similar size, padded to one shape, to be run as one batched dense product."""
+
+    dst: Tensor  # [num_blocks, num_targets] int64; padding repeats node 0
+    src: Tensor  # [num_blocks, num_sources] int64; padding repeats node 0
+    prefix: (
+        Tensor | None
+    )  # [num_blocks, num_targets] int64: leading sources that a row reads, 0 in padding; None where all read all
+    real: Tensor | None  # [num_real_targets] positions of dst.flatten() that are no padding; None where all are
+    first: (
+        Tensor | None
+    )  # [num_blocks, num_targets] canonical position of each row's first edge; None where rows interleave
+
+
+class Plan(NamedTuple):
+    """CSR and CSC of the explicit edges, and the blocks in buckets."""
+
+    target_ptr: Tensor  # [num_dst_nodes + 1] int64: edges of each target (CSR)
+    src: Tensor  # [num_edges] int64
+    dst: Tensor  # [num_edges] int64
+    source_ptr: Tensor  # [num_src_nodes + 1] int64: edges of each source (CSC)
+    source_order: Tensor  # [num_edges] int64: positions of edges sorted by (source, target)
+    head_mask: Tensor | None  # [num_edges, num_heads] bool
+    edge_id: Tensor | None  # [num_edges] canonical position where blocks stand between the edges, else None
+    buckets: tuple[Bucket, ...]  # empty where the graph has no block
+    covers_once: bool  # no target has more than one block row, or both a block row and an edge
+
+    def map(self, move: Callable[[Tensor], Tensor]) -> Plan:
+        """Applies `move` to every tensor."""
+
+        def maybe(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else move(tensor)
+
+        return Plan(
+            *(maybe(field) for field in self[:7]),
+            tuple(Bucket(*map(maybe, bucket)) for bucket in self.buckets),
+            self.covers_once,
+        )  # type: ignore[arg-type]
+
+
+def make_plan(
+    edges: Tensor, num_src_nodes: int, num_dst_nodes: int, blocks: Blocks | None, head_mask: Tensor | None
+) -> Plan:
+    """Makes the plan of explicit edges [2, num_edges] in canonical order, and of blocks disjoint from them."""
+    src, dst = edges[0].contiguous(), edges[1].contiguous()
+    target_ptr = pointers(dst, num_dst_nodes)
+    source_order = torch.argsort(src, stable=True)
+    source_ptr = pointers(src[source_order], num_src_nodes)
+    if blocks is None:
+        return Plan(target_ptr, src, dst, source_ptr, source_order, head_mask, None, (), True)
+    degree = torch.diff(target_ptr)
+    block_rows = torch.bincount(blocks.dst, minlength=num_dst_nodes)
+    covers_once = not bool(((block_rows > 1) | ((block_rows > 0) & (degree > 0))).any())
+    first = edge_id = None
+    if covers_once and _rows_ascend(blocks):
+        total = degree.index_add(0, blocks.dst, blocks.prefix)
+        start = torch.cumsum(total, 0) - total
+        first = start[blocks.dst]
+        edge_id = start[dst] + torch.arange(dst.numel(), device=dst.device) - target_ptr[dst]
+    return Plan(
+        target_ptr, src, dst, source_ptr, source_order, head_mask, edge_id, _buckets(blocks, first), covers_once
+    )
+
+
+def pointers(sorted_ids: Tensor, num_nodes: int) -> Tensor:
+    """Returns where each node's run starts in a sorted list of ids, int64 [num_nodes + 1].
+
+    >>> pointers(torch.tensor([0, 0, 2]), 3)
+    tensor([0, 2, 2, 3])
+    """
+    return torch.searchsorted(sorted_ids, torch.arange(num_nodes + 1, device=sorted_ids.device))
+
+
+def _rows_ascend(blocks: Blocks) -> bool:
+    """Whether every row's sources, in reading order, are in canonical order."""
+    return blocks.sources_ascend()
+
+
+def _buckets(blocks: Blocks, first: Tensor | None) -> tuple[Bucket, ...]:
+    num_targets, num_sources = torch.diff(blocks.dst_ptr), torch.diff(blocks.src_ptr)
+    shapes, shape_of = torch.unique(torch.stack([num_sources, num_targets], 1), dim=0, return_inverse=True)
+    count = torch.bincount(shape_of, minlength=shapes.shape[0])
+    groups: list[list[int]] = []
+    real_pairs, tallest, widest, members = 0, 0, 0, 0
+    for index, ((wide, tall), times) in enumerate(
+        zip(shapes.tolist(), count.tolist(), strict=True)
+    ):  # distinct sizes, not graphs
+        grown = (max(widest, wide), max(tallest, tall), members + times, real_pairs + wide * tall * times)
+        if groups and grown[0] * grown[1] * grown[2] <= (1 + MAX_PADDING_WASTE) * grown[3]:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+            grown = (wide, tall, times, wide * tall * times)
+        widest, tallest, members, real_pairs = grown
+    group_of_shape = torch.empty(shapes.shape[0], dtype=torch.int64)
+    for number, group in enumerate(groups):
+        group_of_shape[group] = number
+    bucket_of = group_of_shape.to(shape_of.device)[shape_of]
+    return tuple(_bucket(blocks, (bucket_of == number).nonzero()[:, 0], first) for number in range(len(groups)))
+
+
+def _bucket(blocks: Blocks, chosen: Tensor, first: Tensor | None) -> Bucket:
+    num_targets, num_sources = torch.diff(blocks.dst_ptr)[chosen], torch.diff(blocks.src_ptr)[chosen]
+    column = torch.arange(int(num_sources.max()), device=chosen.device)
+    row = torch.arange(int(num_targets.max()), device=chosen.device)
+    is_target, is_source = row < num_targets[:, None], column < num_sources[:, None]
+    target = torch.where(is_target, blocks.dst_ptr[chosen][:, None] + row, 0)
+    source = torch.where(is_source, blocks.src_ptr[chosen][:, None] + column, 0)
+    prefix = torch.where(is_target, blocks.prefix[target], 0)
+    is_full = bool((prefix == column.numel()).all())
+    return Bucket(
+        dst=torch.where(is_target, blocks.dst[target], 0),
+        src=torch.where(is_source, blocks.src[source], 0),
+        prefix=None if is_full else prefix,
+        real=None if bool(is_target.all()) else is_target.flatten().nonzero()[:, 0],
+        first=None if first is None else torch.where(is_target, first[target], 0),
+    )

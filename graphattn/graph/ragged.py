@@ -1,0 +1,65 @@
+"""Ragged batches: the sizes of many graphs as one tensor of node offsets, and ranges of unequal length without a loop."""
+
+import torch
+from torch import Tensor
+
+Sizes = int | Tensor
+
+
+def node_ptr(sizes: Sizes, name: str = "sizes") -> Tensor:
+    """Turns the size of one graph, or the sizes of a batch, into node offsets.
+
+    Args:
+        sizes: number of nodes, or int64 [num_graphs] with one number per graph.
+        name: what to call the argument in an error.
+
+    Returns:
+        int64 [num_graphs + 1]; graph g owns the nodes ptr[g] ... ptr[g + 1] - 1.
+
+    Raises:
+        TypeError: if `sizes` is neither an int nor an int64 tensor.
+        ValueError: if it has the wrong shape or a negative entry.
+
+    >>> node_ptr(4), node_ptr(torch.tensor([2, 0, 3]))
+    (tensor([0, 4]), tensor([0, 2, 2, 5]))
+    """
+    if isinstance(sizes, bool) or not isinstance(sizes, int | Tensor):
+        raise TypeError(
+            f"{name} must be an int or an int64 tensor [num_graphs], got {type(sizes).__name__}. "
+            "Pass torch.tensor(list_of_sizes) for a batch."
+        )
+    if isinstance(sizes, int):
+        sizes = torch.tensor([sizes])
+    if sizes.dtype != torch.int64:
+        raise TypeError(f"{name} must have dtype torch.int64, got {sizes.dtype}. Call {name}.long() first.")
+    if sizes.dim() != 1:
+        raise ValueError(f"{name} must have shape [num_graphs], got {list(sizes.shape)}. Pass one size per graph.")
+    if sizes.numel() and int(sizes.min()) < 0:
+        raise ValueError(f"{name} must not be negative, got {int(sizes.min())}. An empty graph has size 0.")
+    ptr = torch.zeros(sizes.numel() + 1, dtype=torch.int64, device=sizes.device)
+    torch.cumsum(sizes, 0, out=ptr[1:])
+    return ptr
+
+
+def batch_of(ptr: Tensor) -> Tensor:
+    """Returns the graph of each node, int64 [num_nodes], from node offsets [num_graphs + 1].
+
+    >>> batch_of(torch.tensor([0, 2, 2, 5]))
+    tensor([0, 0, 2, 2, 2])
+    """
+    return torch.repeat_interleave(torch.diff(ptr))
+
+
+def ragged_range(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Enumerates `range(count)` for every entry of `counts`, one after the other.
+
+    Returns:
+        group: int64 [counts.sum()], which entry a position belongs to.
+        offset: int64 [counts.sum()], its place inside that entry's range.
+
+    >>> ragged_range(torch.tensor([2, 0, 3]))
+    (tensor([0, 0, 2, 2, 2]), tensor([0, 1, 0, 1, 2]))
+    """
+    group = torch.repeat_interleave(counts)
+    start = torch.cumsum(counts, 0) - counts
+    return group, torch.arange(group.numel(), device=counts.device) - start[group]
