@@ -1,0 +1,153 @@
+"""Checks the verb's arguments once and brings them into one form. Reads shapes and dtypes only, never values on a device."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphattn.graph import AttentionGraph
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+class Terms(NamedTuple):
+    """The verb's optional arguments in one form; per-edge tensors are [num_edges, 1] or [num_edges, num_heads]."""
+
+    scale: float
+    edge_bias: Tensor | None = None
+    edge_gate: Tensor | None = None
+    edge_attr: Tensor | None = None          # [num_edges, edge_dim]
+    edge_key_weight: Tensor | None = None    # [num_heads, head_dim, edge_dim]
+    edge_value_weight: Tensor | None = None  # [num_heads, value_dim, edge_dim]
+    logit_clip: float | None = None
+    dropout_p: float = 0.0
+    seed: Tensor | None = None
+
+    @property
+    def reads_edges(self) -> bool:
+        """Whether something is told per edge, so that positions of edges matter."""
+        return self.edge_bias is not None or self.edge_gate is not None or self.edge_attr is not None or self.dropout_p > 0
+
+
+def check_features(query: Tensor, key: Tensor, value: Tensor | None, graph: AttentionGraph) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Returns query, key and value, cast to one dtype under autocast, or raises.
+
+    Raises:
+        TypeError, ValueError: wrong shapes, sizes that do not fit the graph, heads that do not divide, mixed dtypes or devices.
+    """
+    if not isinstance(graph, AttentionGraph):
+        raise TypeError(f"graph must be an AttentionGraph, got {type(graph).__name__}. "
+                        "Make one with AttentionGraph.from_edge_index(edge_index, num_nodes) or graphattn.connectivity.")  # fmt: skip
+    named = {"query": query, "key": key} | ({} if value is None else {"value": value})
+    for name, tensor in named.items():
+        if tensor.dim() != 3:
+            raise ValueError(f"{name} must have shape [num_nodes, num_heads, dim], got {list(tensor.shape)}. "
+                             "Split the heads with .view(num_nodes, num_heads, -1); join a batch with disjoint_union.")  # fmt: skip
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must have a floating dtype, got {tensor.dtype}. Call {name}.float().")
+        num_nodes, side = (graph.num_dst_nodes, "dst") if name == "query" else (graph.num_src_nodes, "src")
+        if tensor.shape[0] != num_nodes:
+            raise ValueError(f"{name} must have num_{side}_nodes = {num_nodes} rows, got {tensor.shape[0]}. "
+                             "query has one row per target of the graph, key and value one per source.")  # fmt: skip
+        if tensor.device != query.device:
+            raise ValueError(f"{name} must be on the device of query, {query.device}, got {tensor.device}. Call {name}.to(query.device).")
+        if query.shape[1] % max(tensor.shape[1], 1) or not tensor.shape[1]:
+            raise ValueError(f"{name} must have a number of heads that divides query's {query.shape[1]}, got {tensor.shape[1]}. "
+                             "Grouped heads share a key among several queries.")  # fmt: skip
+    if graph.device != query.device:
+        raise ValueError(f"graph must be on the device of query, {query.device}, got {graph.device}. Call graph.to(query.device).")
+    if query.shape[2] != key.shape[2]:
+        raise ValueError(f"key must have query's head_dim {query.shape[2]}, got {key.shape[2]}. Project both to the same width.")
+    if value is not None and value.shape[1] != key.shape[1]:
+        raise ValueError(f"value must have key's {key.shape[1]} heads, got {value.shape[1]}. Give each key head its value head.")
+    if len({tensor.dtype for tensor in named.values()}) > 1:
+        if not torch.is_autocast_enabled(query.device.type):
+            raise TypeError(f"query, key and value must have one dtype, got {[str(t.dtype) for t in named.values()]}. Cast them.")
+        common = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(common), key.to(common), None if value is None else value.to(common)
+    return query, key, value
+
+
+def check_terms(
+    query: Tensor,
+    graph: AttentionGraph,
+    *,
+    value_dim: int | None = None,
+    edge_bias: Tensor | None = None,
+    edge_gate: Tensor | None = None,
+    edge_attr: Tensor | None = None,
+    edge_key_weight: Tensor | None = None,
+    edge_value_weight: Tensor | None = None,
+    scale: float | None = None,
+    logit_clip: float | None = None,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+) -> Terms:
+    """Returns the optional arguments in one form, in the dtype they are computed in, or raises."""
+    num_heads, head_dim = query.shape[1:]
+    compute = torch.float32 if query.dtype in HALF else query.dtype
+    per_edge = {}
+    for name, tensor in (("edge_bias", edge_bias), ("edge_gate", edge_gate)):
+        if tensor is not None:
+            _check_edge_tensor(tensor, name, graph, query)
+            if tensor.dim() > 2 or (tensor.dim() == 2 and tensor.shape[1] not in (1, num_heads)):
+                raise ValueError(f"{name} must have shape [num_edges], [num_edges, 1] or [num_edges, num_heads] with num_heads = "
+                                 f"{num_heads}, got {list(tensor.shape)}. Put edges first, heads last.")  # fmt: skip
+            per_edge[name] = tensor.to(compute).reshape(tensor.shape[0], -1)
+    weights = {"edge_key_weight": (edge_key_weight, head_dim), "edge_value_weight": (edge_value_weight, value_dim)}
+    if edge_attr is None:
+        for name, (weight, _) in weights.items():
+            if weight is not None:
+                raise ValueError(f"{name} needs edge_attr, got none. Pass edge_attr [num_edges, edge_dim] in the graph's edge order.")
+    else:
+        _check_edge_tensor(edge_attr, "edge_attr", graph, query)
+        if edge_attr.dim() != 2:
+            raise ValueError(f"edge_attr must have shape [num_edges, edge_dim], got {list(edge_attr.shape)}. Flatten the features of an edge.")
+        if edge_key_weight is None and edge_value_weight is None:
+            raise ValueError("edge_attr needs edge_key_weight or edge_value_weight, got neither. "
+                             "Pass [num_heads, head_dim, edge_dim], or turn the features into an edge_bias.")  # fmt: skip
+        for name, (weight, dim) in weights.items():
+            if weight is not None and weight.shape != (num_heads, dim, edge_attr.shape[1]):
+                raise ValueError(f"{name} must have shape [num_heads, dim, edge_dim] = {[num_heads, dim, edge_attr.shape[1]]}, got "
+                                 f"{list(weight.shape)}. It maps edge_attr to each head's keys or values.")  # fmt: skip
+        edge_attr = edge_attr.to(compute)
+    if logit_clip is not None and not logit_clip > 0:
+        raise ValueError(f"logit_clip must be positive, got {logit_clip}. Leave it None for no clipping.")
+    if not 0.0 <= dropout_p <= 1.0:
+        raise ValueError(f"dropout_p must lie in [0, 1], got {dropout_p}. It is the probability of dropping a weight.")
+    if dropout_p > 0:
+        if seed is None:
+            seed = torch.randint(2**63 - 1, (), device=query.device)
+        elif seed.dtype != torch.int64 or seed.numel() != 1:
+            raise ValueError(f"seed must be one int64 number, got {seed.dtype} {list(seed.shape)}. Pass torch.tensor(1234).")
+    return Terms(
+        scale=1.0 / math.sqrt(max(head_dim, 1)) if scale is None else float(scale),
+        edge_attr=edge_attr,
+        edge_key_weight=None if edge_key_weight is None else edge_key_weight.to(compute),
+        edge_value_weight=None if edge_value_weight is None else edge_value_weight.to(compute),
+        logit_clip=None if logit_clip is None else float(logit_clip),
+        dropout_p=float(dropout_p),
+        seed=seed if dropout_p > 0 else None,
+        **per_edge,
+    )
+
+
+def check_head_gate(head_gate: Tensor, num_heads: int) -> Tensor:
+    """Returns head_gate [num_heads], or raises."""
+    if head_gate.shape != (num_heads,):
+        raise ValueError(f"head_gate must have shape [num_heads] = [{num_heads}], got {list(head_gate.shape)}. "
+                         "Index a model-wide gate with the layer first: gate[layer].")  # fmt: skip
+    return head_gate
+
+
+def _check_edge_tensor(tensor: Tensor, name: str, graph: AttentionGraph, query: Tensor) -> None:
+    num_edges = graph.num_edges if graph.blocks is not None else graph.plan().src.shape[0]  # a symbolic size when compiling
+    if tensor.dim() < 1 or tensor.shape[0] != num_edges:
+        raise ValueError(f"{name} must have num_edges = {num_edges} rows, got shape {list(tensor.shape)}. "
+                         "Per-edge arguments follow graph.edge_index (target, then source): from_edge_index returns the order, "
+                         "graph.align carries values from another graph.")  # fmt: skip
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must have a floating dtype, got {tensor.dtype}. Call {name}.to(query.dtype).")
+    if tensor.device != query.device:
+        raise ValueError(f"{name} must be on the device of query, {query.device}, got {tensor.device}. Call {name}.to(query.device).")

@@ -1,0 +1,202 @@
+"""Chooses an implementation and runs it. `auto` is a pure function of sizes, dtype, device and the constants below."""
+
+import contextlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from graphattn.graph import AttentionGraph
+from graphattn.graph.attention_graph import MAX_ENUMERATED_EDGES
+from graphattn.ops._arguments import HALF, Terms
+from graphattn.ops._impl import blocks, dense, fused, scatter
+from graphattn.ops.capability import IMPLEMENTATIONS, check_impl, has_numba, runs_on
+
+
+class Cost(NamedTuple):
+    """Forward and backward of one call: microseconds = fixed + per_bucket · buckets + work · million multiply-adds."""
+
+    fixed: float
+    work: float
+    per_bucket: float = 0.0
+
+
+# float32, 2 cores of an x86-64 server with AVX2; `python benchmarks/costs.py` measures them anew
+COSTS = {
+    "dense": Cost(fixed=600, work=900),
+    "scatter": Cost(fixed=900, work=2800),
+    "blocks": Cost(fixed=300, work=60, per_bucket=300),
+    "fused": Cost(fixed=450, work=110),
+}
+MAX_DENSE_PAIRS = 2**26  # per head; the specification holds several such arrays
+
+
+class Sizes(NamedTuple):
+    """What the choice depends on."""
+
+    num_heads: int
+    head_dim: int
+    value_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+def reason_against(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str | None:
+    """Returns why an implementation cannot serve a call, None if it can."""
+    if not runs_on(impl, sizes.device):
+        return f"it has no kernel for {sizes.device.type}"
+    if impl == "fused" and sizes.device.type == "cpu" and not has_numba():
+        return "Numba is not installed (pip install numba)"
+    if impl == "blocks":
+        if graph.blocks is None:
+            return "the graph has no block" if graph.num_edges else None
+        if reads_edges and graph.plan().buckets[0].first is None:
+            return "the call reads per-edge values, but the edges of some target interleave with a block's or fall into two blocks"
+        return None
+    if graph.num_edges > MAX_ENUMERATED_EDGES:
+        return f"listing the graph's {graph.num_edges:,} edges is refused above {MAX_ENUMERATED_EDGES:,}"
+    if impl == "dense" and graph.num_dst_nodes * graph.num_src_nodes > MAX_DENSE_PAIRS:
+        return f"{graph.num_dst_nodes} × {graph.num_src_nodes} pairs are above its limit of {MAX_DENSE_PAIRS:,}"
+    return None
+
+
+def estimate(impl: str, graph: AttentionGraph, sizes: Sizes) -> float:
+    """Returns the expected time of forward and backward in microseconds."""
+    cost = COSTS[impl]
+    num_edges, num_buckets = graph.num_edges, 0
+    rest = 0.0
+    if impl == "dense":
+        num_edges = graph.num_dst_nodes * graph.num_src_nodes
+    elif impl == "blocks" and graph.blocks is not None:
+        plan = graph.plan()
+        num_buckets = len(plan.buckets)
+        num_edges = sum(bucket.dst.numel() * bucket.src.shape[1] for bucket in plan.buckets)
+        if plan.src.numel():
+            rest = COSTS["fused"].fixed + COSTS["fused"].work * _million(plan.src.numel(), sizes)
+    return cost.fixed + cost.per_bucket * num_buckets + cost.work * _million(num_edges, sizes) + rest
+
+
+def _million(num_edges: int, sizes: Sizes) -> float:
+    return num_edges * sizes.num_heads * (sizes.head_dim + sizes.value_dim) / 1e6
+
+
+def choose(graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
+    """Returns the implementation expected to be fastest among those that can serve the call.
+
+    Inside a compiled region, where sizes are symbols, the order is blocks (if the graph has any), fused, scatter.
+    """
+    if torch.compiler.is_compiling():
+        order = (("blocks",) if graph.blocks is not None else ()) + ("fused", "scatter")
+        return next(impl for impl in order if reason_against_compiled(impl, graph, sizes, reads_edges) is None)
+    able = [impl for impl in IMPLEMENTATIONS if reason_against(impl, graph, sizes, reads_edges) is None]
+    if not able:
+        raise ValueError(f"no implementation can serve this call on {graph!r}: {refusals(graph, sizes, reads_edges)}. "
+                         "Use a sparser graph, or one whose blocks do not overlap other edges.")  # fmt: skip
+    return min(able, key=lambda impl: estimate(impl, graph, sizes))
+
+
+def reason_against_compiled(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str | None:
+    """`reason_against` without anything that would read the number of edges of an explicit graph."""
+    if graph.blocks is not None:
+        return reason_against(impl, graph, sizes, reads_edges)
+    return None if runs_on(impl, sizes.device) and (impl != "fused" or has_numba()) else "it has no kernel here"
+
+
+def refusals(graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
+    """Returns every refusal in one line."""
+    reasons = {impl: reason_against(impl, graph, sizes, reads_edges) for impl in IMPLEMENTATIONS}
+    return "; ".join(f"{impl}: {reason}" for impl, reason in reasons.items() if reason)
+
+
+def resolve(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
+    """Returns the implementation to run.
+
+    Raises:
+        ValueError: if the named one cannot serve the call, with the ones that can.
+    """
+    if impl == "auto":
+        return choose(graph, sizes, reads_edges)
+    check_impl(impl)
+    against = reason_against_compiled if torch.compiler.is_compiling() else reason_against
+    reason = against(impl, graph, sizes, reads_edges)
+    if reason is None:
+        return impl
+    able = [other for other in IMPLEMENTATIONS if against(other, graph, sizes, reads_edges) is None]
+    if impl == "fused" and "Numba" in reason:
+        raise ImportError(f"impl='fused' cannot run: {reason}. Until then impl={' or '.join(map(repr, able))} serves this call.")
+    raise ValueError(f"impl={impl!r} cannot serve this call: {reason}. These can: {', '.join(able) or 'none'}.")
+
+
+def run_attention(
+    impl: str, query: Tensor, key: Tensor, value: Tensor, graph: AttentionGraph, terms: Terms, needs_lse: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Returns out [num_dst_nodes, num_heads, value_dim] in query's dtype, and lse if it is needed."""
+    dtype = query.dtype
+    if dtype in HALF and impl != "fused":  # fused reads half precision itself
+        query, key, value = query.float(), key.float(), value.float()
+    with _full_precision(query.device):
+        if impl == "dense":
+            plan = graph.enumerate().plan()
+            out, lse = dense.attention(query, key, value, plan, **terms._asdict())
+            return out.to(dtype), lse
+        out, out_attr, lse = _run_folded(impl, query, key, value, graph, terms, needs_lse)
+        if terms.edge_value_weight is not None and out_attr is not None:  # Σ w (W a) = W Σ w a, on the nodes
+            out = out + torch.einsum("tha,hda->thd", out_attr, terms.edge_value_weight)
+    return out.to(dtype), lse
+
+
+def run_logits(impl: str, query: Tensor, key: Tensor, graph: AttentionGraph, terms: Terms) -> Tensor:
+    """Returns the logits of every listed edge, [num_edges, num_heads], clipped and biased, in the dtype of computation."""
+    plan = graph.enumerate().plan()
+    if query.dtype in HALF:
+        query, key = query.float(), key.float()
+    with _full_precision(query.device):
+        if impl == "dense":
+            spread_out = dense.logits(query, key, plan, edge_bias=terms.edge_bias, edge_attr=terms.edge_attr,
+                                      edge_key_weight=terms.edge_key_weight, scale=terms.scale, logit_clip=terms.logit_clip)  # fmt: skip
+            return spread_out[plan.dst, plan.src]
+        run = fused.logits if impl == "fused" else scatter.logits
+        has_key_term = terms.edge_key_weight is not None
+        scores = run(query, key, plan, query_attr=_query_attr(query, terms) if has_key_term else None,
+                     edge_attr=terms.edge_attr if has_key_term else None, scale=terms.scale)  # fmt: skip
+        if terms.logit_clip is not None:
+            scores = scores.clamp(-terms.logit_clip, terms.logit_clip)
+        return scores if terms.edge_bias is None else scores + terms.edge_bias
+
+
+def _run_folded(
+    impl: str, query: Tensor, key: Tensor, value: Tensor, graph: AttentionGraph, terms: Terms, needs_lse: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Runs an implementation that takes edge features on the node side: q·(W a) = (Wᵀq)·a."""
+    shared = {"query_attr": _query_attr(query, terms), "scale": terms.scale, "logit_clip": terms.logit_clip,
+              "dropout_p": terms.dropout_p, "seed": terms.seed}  # fmt: skip
+    per_edge = {"edge_attr": terms.edge_attr, "edge_bias": terms.edge_bias, "edge_gate": terms.edge_gate}
+    if impl != "blocks":
+        run = fused.attention if impl == "fused" else scatter.attention
+        return run(query, key, value, graph.enumerate().plan(), **shared, **per_edge)
+    plan = graph.plan()
+    rest = None
+    if plan.src.shape[0] or not plan.buckets:
+        run = fused.attention if runs_on("fused", query.device) and has_numba() else scatter.attention
+        on_rest = {name: x if x is None or plan.edge_id is None else x[plan.edge_id] for name, x in per_edge.items()}
+        rest = run(query, key, value, plan, edge_id=plan.edge_id, **shared, **on_rest)
+        if not plan.buckets:
+            return rest
+    return blocks.attention(query, key, value, plan, rest=rest, needs_lse=needs_lse, **shared, **per_edge)
+
+
+def _query_attr(query: Tensor, terms: Terms) -> Tensor | None:
+    """Wᵀq [num_dst_nodes, num_heads, edge_dim]; zeros where edge features enter the values only."""
+    if terms.edge_attr is None:
+        return None
+    query = query.float() if query.dtype in HALF else query
+    if terms.edge_key_weight is None:
+        return query.new_zeros(*query.shape[:2], terms.edge_attr.shape[1])
+    return torch.einsum("thd,hda->tha", query, terms.edge_key_weight)
+
+
+def _full_precision(device: torch.device) -> contextlib.AbstractContextManager:
+    """Inside, autocast is off: sums and maxima stay in float32."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()

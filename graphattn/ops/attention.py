@@ -1,0 +1,256 @@
+"""The verb: attention over the edges of a graph, by any implementation.
+
+Which mechanism needs which argument (the seats of `graphattn.nn`, and the papers they come from):
+
+| mechanism | what it uses here |
+|---|---|
+| scaled dot product, windows, BigBird, Longformer | `query`, `key`, `value`, the graph |
+| Graphormer, hop distances, kinds of edges | `edge_bias`; a table per kind is `table[edge_kind]` |
+| EGT | `logit_clip`, `edge_bias`, `edge_gate`; `edge_logits` for the edge state, `segment_sum` of gates for the degree scaler |
+| PyG `TransformerConv`, weather models | `edge_attr` with `edge_key_weight` and `edge_value_weight` (shared by heads) |
+| SSA, subsampled sources | a block of the graph, `compact_sources`; rectangular `query` × `key` |
+| learned top-k edges, Pyramidion scores | `edge_bias` carries the gradient to the scorer; `attention_weights` is differentiable |
+| DSP and other head pruning | `head_gate` per layer; after pruning fewer heads, or `head_mask` of the graph |
+| symmetric and pairwise scores | key is query, or key = B·query: an ordinary call |
+| Combiner | `segment_max` for the summaries, then two calls on bipartite graphs, one softmax over direct and read edges |
+| merging parts computed apart | `attention_with_lse`: out = Σ softmax(lse)_p · out_p |
+| dropout of weights | `dropout_p` and `seed`, a stated hash (`graphattn.ops.dropout`), the same everywhere |
+| pictures and pathways | `attention_weights`, O(edges · heads), before dropout and gates |
+"""
+
+from torch import Tensor
+
+from graphattn.graph import AttentionGraph
+from graphattn.ops._arguments import check_features, check_head_gate, check_terms
+from graphattn.ops._dispatch import (
+    IMPLEMENTATIONS,
+    Sizes,
+    choose,
+    estimate,
+    reason_against,
+    resolve,
+    run_attention,
+    run_logits,
+)
+from graphattn.ops.softmax import softmax_and_lse
+
+
+def graph_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    graph: AttentionGraph,
+    *,
+    edge_bias: Tensor | None = None,
+    edge_gate: Tensor | None = None,
+    head_gate: Tensor | None = None,
+    edge_attr: Tensor | None = None,
+    edge_key_weight: Tensor | None = None,
+    edge_value_weight: Tensor | None = None,
+    scale: float | None = None,
+    logit_clip: float | None = None,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    r"""Lets every target attend over its incoming edges.
+
+    For target i and head h, over its edges e = (j → i):
+
+        logit_e = clip(scale · q_i·(k_j + Wk a_e)) + bias_e
+        alpha   = softmax of logit over the edges of i
+        out_i   = head_gate_h · Σ_e gate_e · drop(alpha_e) · (v_j + Wv a_e)
+
+    Args:
+        query: [num_dst_nodes, num_heads, head_dim].
+        key: [num_src_nodes, num_key_heads, head_dim]; num_key_heads divides num_heads (grouped heads).
+        value: [num_src_nodes, num_key_heads, value_dim].
+        graph: who may look at whom; per-edge arguments follow `graph.edge_index`.
+        edge_bias: [num_edges], [num_edges, 1] or [num_edges, num_heads], natural-log scale, added to logits.
+        edge_gate: the same shapes, multiplied into the weights after the softmax (rows no longer sum to one).
+        head_gate: [num_heads], multiplied into each head's output.
+        edge_attr: [num_edges, edge_dim], features shared by heads.
+        edge_key_weight: [num_heads, head_dim, edge_dim], maps edge_attr to keys.
+        edge_value_weight: [num_heads, value_dim, edge_dim], maps edge_attr to values.
+        scale: multiplies the dot product; None means 1 / sqrt(head_dim).
+        logit_clip: limits the scaled dot product to [−logit_clip, logit_clip], before the bias.
+        dropout_p: probability of dropping a weight; kept ones are divided by 1 − dropout_p.
+        seed: int64, one element; the same seed drops the same edges. None draws one from torch's default generator.
+        impl: "auto", "dense" (the specification), "scatter", "blocks" or "fused"; `explain` shows the choice.
+
+    Returns:
+        [num_dst_nodes, num_heads, value_dim] in query's dtype. A target without an edge, or whose logits are all −inf,
+        gets exactly zero, with finite gradients. Half precision is summed in float32.
+
+    Raises:
+        TypeError, ValueError: naming the argument, the rule, the value and the next step; also if the named `impl` cannot
+            serve the call, with those that can.
+
+    Source: Vaswani et al. 2017, sec. 3.2, on an explicit edge set; gates, clip and bias as in EGT (Hussain et al. 2022),
+    whose degree scaler is left to the caller.
+
+    >>> import torch, graphattn as ga
+    >>> graph = ga.AttentionGraph(torch.tensor([[0, 1], [0, 0]]), num_src_nodes=2)
+    >>> query = key = torch.zeros(2, 1, 3)
+    >>> graph_attention(query, key, torch.tensor([[[2.0]], [[4.0]]]), graph).flatten()
+    tensor([3., 0.])
+    """
+    query, key, value, terms = _checked(query, key, value, graph, edge_bias=edge_bias, edge_gate=edge_gate, edge_attr=edge_attr,
+                                        edge_key_weight=edge_key_weight, edge_value_weight=edge_value_weight, scale=scale,
+                                        logit_clip=logit_clip, dropout_p=dropout_p, seed=seed)  # fmt: skip
+    chosen = resolve(impl, graph, _sizes(query, value.shape[2]), terms.reads_edges)
+    out, _ = run_attention(chosen, query, key, value, graph, terms, needs_lse=False)
+    return out if head_gate is None else out * check_head_gate(head_gate, query.shape[1]).to(out.dtype)[:, None]
+
+
+def attention_with_lse(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    graph: AttentionGraph,
+    *,
+    edge_bias: Tensor | None = None,
+    edge_gate: Tensor | None = None,
+    edge_attr: Tensor | None = None,
+    edge_key_weight: Tensor | None = None,
+    edge_value_weight: Tensor | None = None,
+    scale: float | None = None,
+    logit_clip: float | None = None,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+    impl: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Returns `graph_attention` and the log-sum-exp of each target's logits, so that parts can be merged exactly.
+
+    Two graphs that share no edge merge as out = Σ_p softmax(lse)_p · out_p, lse = logsumexp(lse_p).
+
+    Args:
+        query, key, value, graph and the rest: as in `graph_attention`; a head_gate belongs after the merge.
+
+    Returns:
+        out: [num_dst_nodes, num_heads, value_dim].
+        lse: [num_dst_nodes, num_heads], natural log, −inf where a target sees nothing; differentiable.
+
+    >>> import torch, graphattn as ga
+    >>> graph = ga.AttentionGraph(torch.tensor([[0, 1], [0, 0]]), num_src_nodes=2)
+    >>> zeros = torch.zeros(2, 1, 3)
+    >>> attention_with_lse(zeros, zeros, zeros, graph)[1].flatten()
+    tensor([0.6931,   -inf])
+    """
+    query, key, value, terms = _checked(query, key, value, graph, edge_bias=edge_bias, edge_gate=edge_gate, edge_attr=edge_attr,
+                                        edge_key_weight=edge_key_weight, edge_value_weight=edge_value_weight, scale=scale,
+                                        logit_clip=logit_clip, dropout_p=dropout_p, seed=seed)  # fmt: skip
+    chosen = resolve(impl, graph, _sizes(query, value.shape[2]), terms.reads_edges)
+    out, lse = run_attention(chosen, query, key, value, graph, terms, needs_lse=True)
+    assert lse is not None
+    return out, lse
+
+
+def attention_weights(
+    query: Tensor,
+    key: Tensor,
+    graph: AttentionGraph,
+    *,
+    edge_bias: Tensor | None = None,
+    edge_attr: Tensor | None = None,
+    edge_key_weight: Tensor | None = None,
+    scale: float | None = None,
+    logit_clip: float | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """Returns the attention weight of every edge, before dropout and gates, differentiable.
+
+    Args:
+        query, key, graph and the score arguments: as in `graph_attention`.
+        impl: "auto", "dense", "scatter" or "fused".
+
+    Returns:
+        alpha [num_edges, num_heads] in the order of `graph.edge_index`; sums to one over the edges of a target, zero where
+        `graph.head_mask` hides the edge from a head. In memory O(edges · heads) under "fused".
+
+    >>> import torch, graphattn as ga
+    >>> graph = ga.AttentionGraph(torch.tensor([[0, 1], [0, 0]]), num_src_nodes=2)
+    >>> attention_weights(torch.zeros(2, 1, 3), torch.zeros(2, 1, 3), graph).flatten()
+    tensor([0.5000, 0.5000])
+    """
+    scores = edge_logits(query, key, graph, edge_bias=edge_bias, edge_attr=edge_attr, edge_key_weight=edge_key_weight,
+                         scale=scale, logit_clip=logit_clip, impl=impl)  # fmt: skip
+    plan = graph.enumerate().plan()
+    if plan.head_mask is not None:
+        scores = scores.masked_fill(~plan.head_mask, float("-inf"))
+    wide = scores.double() if scores.dtype.itemsize == 8 else scores.float()
+    return softmax_and_lse(wide, plan.dst, graph.num_dst_nodes, plan.target_ptr)[0].to(query.dtype)
+
+
+def edge_logits(
+    query: Tensor,
+    key: Tensor,
+    graph: AttentionGraph,
+    *,
+    edge_bias: Tensor | None = None,
+    edge_attr: Tensor | None = None,
+    edge_key_weight: Tensor | None = None,
+    scale: float | None = None,
+    logit_clip: float | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """Returns the logit of every edge, clip(scale · q_i·(k_j + Wk a_e)) + bias_e, as EGT's edge state needs it.
+
+    Args:
+        query, key, graph and the score arguments: as in `graph_attention`.
+        impl: "auto", "dense", "scatter" or "fused".
+
+    Returns:
+        [num_edges, num_heads] in the order of `graph.edge_index`, also for heads that a `head_mask` hides.
+
+    >>> import torch, graphattn as ga
+    >>> graph = ga.AttentionGraph(torch.tensor([[0, 1], [0, 0]]), num_src_nodes=2)
+    >>> edge_logits(torch.ones(2, 1, 4), torch.ones(2, 1, 4), graph).flatten()
+    tensor([2., 2.])
+    """
+    query, key, _ = check_features(query, key, None, graph)
+    terms = check_terms(query, graph, edge_bias=edge_bias, edge_attr=edge_attr, edge_key_weight=edge_key_weight, scale=scale,
+                        logit_clip=logit_clip)  # fmt: skip
+    listed = graph.enumerate()
+    if impl == "blocks":
+        raise ValueError("impl='blocks' cannot return values per edge. These can: dense, scatter, fused.")
+    chosen = resolve(impl, listed, _sizes(query, query.shape[2]), terms.reads_edges)
+    return run_logits(chosen, query, key, listed, terms).to(query.dtype)
+
+
+def explain(query: Tensor, graph: AttentionGraph, *, value_dim: int | None = None, reads_edges: bool = False) -> None:
+    """Prints which implementation `impl="auto"` takes, what it expects of each, and why the others lost.
+
+    Args:
+        query: [num_dst_nodes, num_heads, head_dim]; only its sizes, dtype and device matter.
+        graph: the graph of the call.
+        value_dim: width of the values; None means head_dim.
+        reads_edges: whether the call passes per-edge arguments or dropout.
+
+    >>> import torch, graphattn as ga
+    >>> explain(torch.zeros(2, 1, 4), ga.AttentionGraph(torch.tensor([[0, 1], [0, 0]]), 2), reads_edges=True)
+    ... # doctest: +ELLIPSIS
+    AttentionGraph(2 edges: 2 targets × 2 sources, 2 edges)
+    ...
+    """
+    sizes = _sizes(query, query.shape[2] if value_dim is None else value_dim)
+    chosen = choose(graph, sizes, reads_edges)
+    print(f"{graph!r}\n  {sizes.num_heads} heads × {sizes.head_dim}, {sizes.dtype} on {sizes.device}: auto takes {chosen!r}")
+    best = estimate(chosen, graph, sizes)
+    for impl in IMPLEMENTATIONS:
+        reason = reason_against(impl, graph, sizes, reads_edges)
+        if reason is not None:
+            print(f"  {impl:8} cannot: {reason}")
+            continue
+        expected = estimate(impl, graph, sizes)
+        verdict = "chosen" if impl == chosen else f"{expected / best:.1f} times the chosen one"
+        print(f"  {impl:8} about {expected / 1e3:.3g} ms forward and backward, {verdict}")
+
+
+def _checked(query: Tensor, key: Tensor, value: Tensor, graph: AttentionGraph, **terms):
+    query, key, value = check_features(query, key, value, graph)  # type: ignore[assignment]
+    return query, key, value, check_terms(query, graph, value_dim=value.shape[2], **terms)
+
+
+def _sizes(query: Tensor, value_dim: int) -> Sizes:
+    return Sizes(query.shape[1], query.shape[2], value_dim, query.dtype, query.device)

@@ -1,0 +1,59 @@
+"""Who can serve what: one table for dispatch, errors, `explain` and tests."""
+
+import importlib.util
+
+import torch
+
+IMPLEMENTATIONS = ("dense", "scatter", "blocks", "fused")
+
+ARGUMENTS = (
+    "edge_bias", "edge_gate", "head_gate", "edge_attr", "edge_key_weight", "edge_value_weight", "logit_clip", "dropout_p",
+    "head_mask", "grouped_heads", "lse", "double_backward",
+)  # fmt: skip
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+_LACKS = {
+    "dense": frozenset[str](),
+    "scatter": frozenset[str](),
+    "blocks": frozenset({"double_backward"}),  # torch's fused dense kernels have no second derivative
+    "fused": frozenset({"double_backward"}),
+}
+_DEVICES = {"fused": ("cpu",)}  # the others run wherever torch does
+
+
+def supports(impl: str, argument: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> bool:
+    """Returns whether an implementation serves an argument of the verb for this dtype and device.
+
+    Args:
+        impl: one of `IMPLEMENTATIONS`.
+        argument: one of `ARGUMENTS`: an argument of `graph_attention`, or `head_mask`, `grouped_heads`, `lse`,
+            `double_backward`.
+        dtype, device: of the query.
+
+    Raises:
+        ValueError: for a name that is not in the table.
+
+    >>> supports("fused", "edge_bias"), supports("fused", "double_backward")
+    (True, False)
+    """
+    check_impl(impl)
+    if argument not in ARGUMENTS:
+        raise ValueError(f"argument must be one of {', '.join(ARGUMENTS)}, got {argument!r}. Check the spelling.")
+    return argument not in _LACKS[impl] and dtype in DTYPES and runs_on(impl, device)
+
+
+def check_impl(impl: str) -> None:
+    """Raises a ValueError with the valid names if `impl` is none of them."""
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl must be 'auto' or one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}. Check the spelling.")
+
+
+def runs_on(impl: str, device: torch.device | str) -> bool:
+    """Returns whether an implementation has a kernel for this device."""
+    return torch.device(device).type in _DEVICES.get(impl, (torch.device(device).type,))
+
+
+def has_numba() -> bool:
+    """Returns whether Numba, which compiles the CPU kernels of `fused`, is installed."""
+    return importlib.util.find_spec("numba") is not None

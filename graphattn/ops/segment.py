@@ -1,0 +1,62 @@
+"""Reductions over the edges that share a node: sum and max, empty segments included.
+
+Plain torch kernels serve everywhere. Where the edges are sorted (`ptr` is given) and torch-scatter is installed, its CSR
+kernels run instead; the meaning is the same.
+"""
+
+import functools
+import importlib
+import importlib.util
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+
+def segment_sum(values: Tensor, index: Tensor, num_segments: int, ptr: Tensor | None = None) -> Tensor:
+    """Sums the rows of `values` that share an index.
+
+    Args:
+        values: [num_rows, ...], any float dtype.
+        index: int64 [num_rows], the segment of each row.
+        num_segments: number of segments, empty ones included.
+        ptr: int64 [num_segments + 1], where each segment starts, if `index` ascends.
+
+    Returns:
+        [num_segments, ...]; an empty segment receives zeros.
+
+    >>> segment_sum(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0, 0, 2]), 3)
+    tensor([3., 0., 4.])
+    """
+    if ptr is not None and (torch_scatter := installed_torch_scatter()) is not None:
+        return torch_scatter.segment_csr(values.contiguous(), ptr, reduce="sum")
+    return values.new_zeros(num_segments, *values.shape[1:]).index_add(0, index, values)
+
+
+def segment_max(values: Tensor, index: Tensor, num_segments: int) -> Tensor:
+    """Takes the largest row value of each segment, element by element.
+
+    Args:
+        values: [num_rows, ...], any float dtype.
+        index: int64 [num_rows], the segment of each row.
+        num_segments: number of segments, empty ones included.
+
+    Returns:
+        [num_segments, ...]; an empty segment receives −inf. Ties share the gradient evenly.
+
+    >>> segment_max(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([0, 0, 2]), 3)
+    tensor([2., -inf, 4.])
+    """
+    place = index.view(-1, *[1] * (values.dim() - 1)).expand_as(values)
+    lowest = values.new_full((num_segments, *values.shape[1:]), -torch.inf)
+    return lowest.scatter_reduce(0, place, values, "amax")
+
+
+def installed_torch_scatter() -> ModuleType | None:
+    """Returns torch-scatter where it is installed and no compiler is tracing, else None."""
+    return None if torch.compiler.is_compiling() else _import_torch_scatter()
+
+
+@functools.cache
+def _import_torch_scatter() -> ModuleType | None:
+    return importlib.import_module("torch_scatter") if importlib.util.find_spec("torch_scatter") else None
