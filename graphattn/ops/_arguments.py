@@ -1,4 +1,4 @@
-"""Checks the verb's arguments once and brings them into one form. Reads shapes and dtypes only, never values on a device."""
+"""Checks the verb's arguments once and brings them into one form. Reads shapes and dtypes only, never values."""
 
 import math
 from typing import NamedTuple
@@ -17,8 +17,8 @@ class Terms(NamedTuple):
     scale: float
     edge_bias: Tensor | None = None
     edge_gate: Tensor | None = None
-    edge_attr: Tensor | None = None          # [num_edges, edge_dim]
-    edge_key_weight: Tensor | None = None    # [num_heads, head_dim, edge_dim]
+    edge_attr: Tensor | None = None  # [num_edges, edge_dim]
+    edge_key_weight: Tensor | None = None  # [num_heads, head_dim, edge_dim]
     edge_value_weight: Tensor | None = None  # [num_heads, value_dim, edge_dim]
     logit_clip: float | None = None
     dropout_p: float = 0.0
@@ -27,45 +27,68 @@ class Terms(NamedTuple):
     @property
     def reads_edges(self) -> bool:
         """Whether something is told per edge, so that positions of edges matter."""
-        return self.edge_bias is not None or self.edge_gate is not None or self.edge_attr is not None or self.dropout_p > 0
+        return self.dropout_p > 0 or any(x is not None for x in (self.edge_bias, self.edge_gate, self.edge_attr))
 
 
-def check_features(query: Tensor, key: Tensor, value: Tensor | None, graph: AttentionGraph) -> tuple[Tensor, Tensor, Tensor | None]:
+def check_features(query: Tensor, key: Tensor, value: Tensor, graph: AttentionGraph) -> tuple[Tensor, Tensor, Tensor]:
     """Returns query, key and value, cast to one dtype under autocast, or raises.
 
     Raises:
-        TypeError, ValueError: wrong shapes, sizes that do not fit the graph, heads that do not divide, mixed dtypes or devices.
+        TypeError, ValueError: wrong shapes, sizes or heads that do not fit the graph or each other, mixed dtypes or
+            devices.
     """
     if not isinstance(graph, AttentionGraph):
-        raise TypeError(f"graph must be an AttentionGraph, got {type(graph).__name__}. "
-                        "Make one with AttentionGraph.from_edge_index(edge_index, num_nodes) or graphattn.connectivity.")  # fmt: skip
-    named = {"query": query, "key": key} | ({} if value is None else {"value": value})
-    for name, tensor in named.items():
+        raise TypeError(
+            f"graph must be an AttentionGraph, got {type(graph).__name__}. "
+            "Make one with AttentionGraph.from_edge_index(edge_index, num_nodes) or graphattn.connectivity."
+        )
+    features = {"query": query, "key": key, "value": value}
+    for name, tensor in features.items():
         if tensor.dim() != 3:
-            raise ValueError(f"{name} must have shape [num_nodes, num_heads, dim], got {list(tensor.shape)}. "
-                             "Split the heads with .view(num_nodes, num_heads, -1); join a batch with disjoint_union.")  # fmt: skip
+            raise ValueError(
+                f"{name} must have shape [num_nodes, num_heads, dim], got {list(tensor.shape)}. "
+                "Split the heads with .view(num_nodes, num_heads, -1); join a batch with disjoint_union."
+            )
         if not tensor.is_floating_point():
             raise TypeError(f"{name} must have a floating dtype, got {tensor.dtype}. Call {name}.float().")
         num_nodes, side = (graph.num_dst_nodes, "dst") if name == "query" else (graph.num_src_nodes, "src")
         if tensor.shape[0] != num_nodes:
-            raise ValueError(f"{name} must have num_{side}_nodes = {num_nodes} rows, got {tensor.shape[0]}. "
-                             "query has one row per target of the graph, key and value one per source.")  # fmt: skip
-        if tensor.device != query.device:
-            raise ValueError(f"{name} must be on the device of query, {query.device}, got {tensor.device}. Call {name}.to(query.device).")
-        if query.shape[1] % max(tensor.shape[1], 1) or not tensor.shape[1]:
-            raise ValueError(f"{name} must have a number of heads that divides query's {query.shape[1]}, got {tensor.shape[1]}. "
-                             "Grouped heads share a key among several queries.")  # fmt: skip
+            raise ValueError(
+                f"{name} must have num_{side}_nodes = {num_nodes} rows, got {tensor.shape[0]}. "
+                "query has one row per target of the graph, key and value one per source."
+            )
+        if not tensor.shape[1] or query.shape[1] % tensor.shape[1]:
+            raise ValueError(
+                f"{name} must have a number of heads that divides query's {query.shape[1]}, got {tensor.shape[1]}. "
+                "Grouped heads share a key among several queries."
+            )
+        _check_device(name, tensor, query)
     if graph.device != query.device:
-        raise ValueError(f"graph must be on the device of query, {query.device}, got {graph.device}. Call graph.to(query.device).")
+        raise ValueError(
+            f"graph must be on the device of query, {query.device}, got {graph.device}. Call graph.to(query.device)."
+        )
     if query.shape[2] != key.shape[2]:
-        raise ValueError(f"key must have query's head_dim {query.shape[2]}, got {key.shape[2]}. Project both to the same width.")
-    if value is not None and value.shape[1] != key.shape[1]:
-        raise ValueError(f"value must have key's {key.shape[1]} heads, got {value.shape[1]}. Give each key head its value head.")
-    if len({tensor.dtype for tensor in named.values()}) > 1:
+        raise ValueError(
+            f"key must have query's head_dim {query.shape[2]}, got {key.shape[2]}. Project both to the same width."
+        )
+    if value.shape[1] != key.shape[1]:
+        raise ValueError(
+            f"value must have key's {key.shape[1]} heads, got {value.shape[1]}. Give each key head its value head."
+        )
+    head_mask = graph.plan().head_mask
+    if head_mask is not None and head_mask.shape[1] != query.shape[1]:
+        raise ValueError(
+            f"query must have the {head_mask.shape[1]} heads of graph.head_mask, got {query.shape[1]}. "
+            "Give the mask one column per head."
+        )
+    if len({tensor.dtype for tensor in features.values()}) > 1:
         if not torch.is_autocast_enabled(query.device.type):
-            raise TypeError(f"query, key and value must have one dtype, got {[str(t.dtype) for t in named.values()]}. Cast them.")
+            dtypes = ", ".join(str(tensor.dtype) for tensor in features.values())
+            raise TypeError(
+                f"query, key and value must have one dtype, got {dtypes}. Cast them, for example key.to(query.dtype)."
+            )
         common = torch.get_autocast_dtype(query.device.type)
-        query, key, value = query.to(common), key.to(common), None if value is None else value.to(common)
+        query, key, value = query.to(common), key.to(common), value.to(common)
     return query, key, value
 
 
@@ -90,37 +113,52 @@ def check_terms(
     per_edge = {}
     for name, tensor in (("edge_bias", edge_bias), ("edge_gate", edge_gate)):
         if tensor is not None:
-            _check_edge_tensor(tensor, name, graph, query)
+            _check_edge_tensor(name, tensor, graph, query)
             if tensor.dim() > 2 or (tensor.dim() == 2 and tensor.shape[1] not in (1, num_heads)):
-                raise ValueError(f"{name} must have shape [num_edges], [num_edges, 1] or [num_edges, num_heads] with num_heads = "
-                                 f"{num_heads}, got {list(tensor.shape)}. Put edges first, heads last.")  # fmt: skip
-            per_edge[name] = tensor.to(compute).reshape(tensor.shape[0], -1)
-    weights = {"edge_key_weight": (edge_key_weight, head_dim), "edge_value_weight": (edge_value_weight, value_dim)}
-    if edge_attr is None:
-        for name, (weight, _) in weights.items():
-            if weight is not None:
-                raise ValueError(f"{name} needs edge_attr, got none. Pass edge_attr [num_edges, edge_dim] in the graph's edge order.")
-    else:
-        _check_edge_tensor(edge_attr, "edge_attr", graph, query)
+                raise ValueError(
+                    f"{name} must have shape [num_edges], [num_edges, 1] or [num_edges, num_heads] with num_heads = "
+                    f"{num_heads}, got {list(tensor.shape)}. Put edges first, heads last."
+                )
+            per_edge[name] = (tensor if tensor.dim() == 2 else tensor[:, None]).to(compute)
+    if edge_attr is not None:
+        _check_edge_tensor("edge_attr", edge_attr, graph, query)
         if edge_attr.dim() != 2:
-            raise ValueError(f"edge_attr must have shape [num_edges, edge_dim], got {list(edge_attr.shape)}. Flatten the features of an edge.")
+            raise ValueError(
+                f"edge_attr must have shape [num_edges, edge_dim], got {list(edge_attr.shape)}. "
+                "Flatten the features of an edge."
+            )
         if edge_key_weight is None and edge_value_weight is None:
-            raise ValueError("edge_attr needs edge_key_weight or edge_value_weight, got neither. "
-                             "Pass [num_heads, head_dim, edge_dim], or turn the features into an edge_bias.")  # fmt: skip
-        for name, (weight, dim) in weights.items():
-            if weight is not None and weight.shape != (num_heads, dim, edge_attr.shape[1]):
-                raise ValueError(f"{name} must have shape [num_heads, dim, edge_dim] = {[num_heads, dim, edge_attr.shape[1]]}, got "
-                                 f"{list(weight.shape)}. It maps edge_attr to each head's keys or values.")  # fmt: skip
+            raise ValueError(
+                "edge_attr needs edge_key_weight or edge_value_weight, got neither. "
+                "Pass [num_heads, head_dim, edge_dim], or turn the features into an edge_bias."
+            )
         edge_attr = edge_attr.to(compute)
+    for name, weight, dim in (
+        ("edge_key_weight", edge_key_weight, head_dim),
+        ("edge_value_weight", edge_value_weight, value_dim),
+    ):
+        if weight is None:
+            continue
+        if edge_attr is None:
+            raise ValueError(
+                f"{name} needs edge_attr, got none. Pass edge_attr [num_edges, edge_dim] in the graph's edge order."
+            )
+        expected = [num_heads, dim, edge_attr.shape[1]]
+        if list(weight.shape) != expected:
+            raise ValueError(
+                f"{name} must have shape [num_heads, dim, edge_dim] = {expected}, got {list(weight.shape)}. "
+                "It maps edge_attr to each head's keys or values."
+            )
+        _check_device(name, weight, query)
     if logit_clip is not None and not logit_clip > 0:
         raise ValueError(f"logit_clip must be positive, got {logit_clip}. Leave it None for no clipping.")
     if not 0.0 <= dropout_p <= 1.0:
         raise ValueError(f"dropout_p must lie in [0, 1], got {dropout_p}. It is the probability of dropping a weight.")
-    if dropout_p > 0:
-        if seed is None:
-            seed = torch.randint(2**63 - 1, (), device=query.device)
-        elif seed.dtype != torch.int64 or seed.numel() != 1:
-            raise ValueError(f"seed must be one int64 number, got {seed.dtype} {list(seed.shape)}. Pass torch.tensor(1234).")
+    if seed is not None and (not isinstance(seed, Tensor) or seed.dtype != torch.int64 or seed.numel() != 1):
+        got = f"{seed.dtype} {list(seed.shape)}" if isinstance(seed, Tensor) else type(seed).__name__
+        raise ValueError(f"seed must be a tensor with one int64 number, got {got}. Pass torch.tensor(1234).")
+    if dropout_p > 0 and seed is None:
+        seed = torch.randint(2**63 - 1, (), device=query.device)
     return Terms(
         scale=1.0 / math.sqrt(max(head_dim, 1)) if scale is None else float(scale),
         edge_attr=edge_attr,
@@ -133,21 +171,35 @@ def check_terms(
     )
 
 
-def check_head_gate(head_gate: Tensor, num_heads: int) -> Tensor:
+def check_head_gate(head_gate: Tensor, query: Tensor) -> Tensor:
     """Returns head_gate [num_heads], or raises."""
+    num_heads = query.shape[1]
     if head_gate.shape != (num_heads,):
-        raise ValueError(f"head_gate must have shape [num_heads] = [{num_heads}], got {list(head_gate.shape)}. "
-                         "Index a model-wide gate with the layer first: gate[layer].")  # fmt: skip
+        raise ValueError(
+            f"head_gate must have shape [num_heads] = [{num_heads}], got {list(head_gate.shape)}. "
+            "Index a model-wide gate with the layer first: gate[layer]."
+        )
+    _check_device("head_gate", head_gate, query)
     return head_gate
 
 
-def _check_edge_tensor(tensor: Tensor, name: str, graph: AttentionGraph, query: Tensor) -> None:
-    num_edges = graph.num_edges if graph.blocks is not None else graph.plan().src.shape[0]  # a symbolic size when compiling
+def _check_edge_tensor(name: str, tensor: Tensor, graph: AttentionGraph, query: Tensor) -> None:
+    # the plan's size is a symbol while compiling, the graph's a number
+    num_edges = graph.num_edges if graph.blocks is not None else graph.plan().src.shape[0]
     if tensor.dim() < 1 or tensor.shape[0] != num_edges:
-        raise ValueError(f"{name} must have num_edges = {num_edges} rows, got shape {list(tensor.shape)}. "
-                         "Per-edge arguments follow graph.edge_index (target, then source): from_edge_index returns the order, "
-                         "graph.align carries values from another graph.")  # fmt: skip
+        raise ValueError(
+            f"{name} must have num_edges = {num_edges} rows, got shape {list(tensor.shape)}. "
+            "Per-edge arguments follow graph.edge_index (target, then source): from_edge_index returns the order, "
+            "graph.align carries values from another graph."
+        )
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must have a floating dtype, got {tensor.dtype}. Call {name}.to(query.dtype).")
+    _check_device(name, tensor, query)
+
+
+def _check_device(name: str, tensor: Tensor, query: Tensor) -> None:
     if tensor.device != query.device:
-        raise ValueError(f"{name} must be on the device of query, {query.device}, got {tensor.device}. Call {name}.to(query.device).")
+        raise ValueError(
+            f"{name} must be on the device of query, {query.device}, got {tensor.device}. "
+            f"Call {name}.to(query.device)."
+        )

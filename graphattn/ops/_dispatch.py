@@ -173,13 +173,14 @@ def _run_folded(
     per_edge = {"edge_attr": terms.edge_attr, "edge_bias": terms.edge_bias, "edge_gate": terms.edge_gate}
     if impl != "blocks":
         run = fused.attention if impl == "fused" else scatter.attention
-        return run(query, key, value, graph.enumerate().plan(), **shared, **per_edge)
+        plan = graph.enumerate().plan()
+        return run(query, key, value, plan, head_mask=plan.head_mask, **shared, **per_edge)
     plan = graph.plan()
     rest = None
     if plan.src.shape[0] or not plan.buckets:
         run = fused.attention if runs_on("fused", query.device) and has_numba() else scatter.attention
         on_rest = {name: x if x is None or plan.edge_id is None else x[plan.edge_id] for name, x in per_edge.items()}
-        rest = run(query, key, value, plan, edge_id=plan.edge_id, **shared, **on_rest)
+        rest = run(query, key, value, plan, head_mask=plan.head_mask, edge_id=plan.edge_id, **shared, **on_rest)
         if not plan.buckets:
             return rest
     return blocks.attention(query, key, value, plan, rest=rest, needs_lse=needs_lse, **shared, **per_edge)

@@ -18,6 +18,9 @@ Which mechanism needs which argument (the seats of `graphattn.nn`, and the paper
 | pictures and pathways | `attention_weights`, O(edges · heads), before dropout and gates |
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from graphattn.graph import AttentionGraph
@@ -95,12 +98,25 @@ def graph_attention(
     >>> graph_attention(query, key, torch.tensor([[[2.0]], [[4.0]]]), graph).flatten()
     tensor([3., 0.])
     """
-    query, key, value, terms = _checked(query, key, value, graph, edge_bias=edge_bias, edge_gate=edge_gate, edge_attr=edge_attr,
-                                        edge_key_weight=edge_key_weight, edge_value_weight=edge_value_weight, scale=scale,
-                                        logit_clip=logit_clip, dropout_p=dropout_p, seed=seed)  # fmt: skip
+    query, key, value = check_features(query, key, value, graph)
+    terms = check_terms(
+        query,
+        graph,
+        value_dim=value.shape[2],
+        edge_bias=edge_bias,
+        edge_gate=edge_gate,
+        edge_attr=edge_attr,
+        edge_key_weight=edge_key_weight,
+        edge_value_weight=edge_value_weight,
+        scale=scale,
+        logit_clip=logit_clip,
+        dropout_p=dropout_p,
+        seed=seed,
+    )
     chosen = resolve(impl, graph, _sizes(query, value.shape[2]), terms.reads_edges)
+    gate = None if head_gate is None else check_head_gate(head_gate, query)
     out, _ = run_attention(chosen, query, key, value, graph, terms, needs_lse=False)
-    return out if head_gate is None else out * check_head_gate(head_gate, query.shape[1]).to(out.dtype)[:, None]
+    return out if gate is None else out * gate.to(out.dtype)[:, None]
 
 
 def attention_with_lse(
@@ -137,9 +153,21 @@ def attention_with_lse(
     >>> attention_with_lse(zeros, zeros, zeros, graph)[1].flatten()
     tensor([0.6931,   -inf])
     """
-    query, key, value, terms = _checked(query, key, value, graph, edge_bias=edge_bias, edge_gate=edge_gate, edge_attr=edge_attr,
-                                        edge_key_weight=edge_key_weight, edge_value_weight=edge_value_weight, scale=scale,
-                                        logit_clip=logit_clip, dropout_p=dropout_p, seed=seed)  # fmt: skip
+    query, key, value = check_features(query, key, value, graph)
+    terms = check_terms(
+        query,
+        graph,
+        value_dim=value.shape[2],
+        edge_bias=edge_bias,
+        edge_gate=edge_gate,
+        edge_attr=edge_attr,
+        edge_key_weight=edge_key_weight,
+        edge_value_weight=edge_value_weight,
+        scale=scale,
+        logit_clip=logit_clip,
+        dropout_p=dropout_p,
+        seed=seed,
+    )
     chosen = resolve(impl, graph, _sizes(query, value.shape[2]), terms.reads_edges)
     out, lse = run_attention(chosen, query, key, value, graph, terms, needs_lse=True)
     assert lse is not None
@@ -173,13 +201,21 @@ def attention_weights(
     >>> attention_weights(torch.zeros(2, 1, 3), torch.zeros(2, 1, 3), graph).flatten()
     tensor([0.5000, 0.5000])
     """
-    scores = edge_logits(query, key, graph, edge_bias=edge_bias, edge_attr=edge_attr, edge_key_weight=edge_key_weight,
-                         scale=scale, logit_clip=logit_clip, impl=impl)  # fmt: skip
+    scores, dtype = _wide_logits(
+        query,
+        key,
+        graph,
+        impl,
+        edge_bias=edge_bias,
+        edge_attr=edge_attr,
+        edge_key_weight=edge_key_weight,
+        scale=scale,
+        logit_clip=logit_clip,
+    )
     plan = graph.enumerate().plan()
     if plan.head_mask is not None:
-        scores = scores.masked_fill(~plan.head_mask, float("-inf"))
-    wide = scores.double() if scores.dtype.itemsize == 8 else scores.float()
-    return softmax_and_lse(wide, plan.dst, graph.num_dst_nodes, plan.target_ptr)[0].to(query.dtype)
+        scores = scores.masked_fill(~plan.head_mask, -torch.inf)
+    return softmax_and_lse(scores, plan.dst, graph.num_dst_nodes, plan.target_ptr)[0].to(dtype)
 
 
 def edge_logits(
@@ -208,14 +244,18 @@ def edge_logits(
     >>> edge_logits(torch.ones(2, 1, 4), torch.ones(2, 1, 4), graph).flatten()
     tensor([2., 2.])
     """
-    query, key, _ = check_features(query, key, None, graph)
-    terms = check_terms(query, graph, edge_bias=edge_bias, edge_attr=edge_attr, edge_key_weight=edge_key_weight, scale=scale,
-                        logit_clip=logit_clip)  # fmt: skip
-    listed = graph.enumerate()
-    if impl == "blocks":
-        raise ValueError("impl='blocks' cannot return values per edge. These can: dense, scatter, fused.")
-    chosen = resolve(impl, listed, _sizes(query, query.shape[2]), terms.reads_edges)
-    return run_logits(chosen, query, key, listed, terms).to(query.dtype)
+    scores, dtype = _wide_logits(
+        query,
+        key,
+        graph,
+        impl,
+        edge_bias=edge_bias,
+        edge_attr=edge_attr,
+        edge_key_weight=edge_key_weight,
+        scale=scale,
+        logit_clip=logit_clip,
+    )
+    return scores.to(dtype)
 
 
 def explain(query: Tensor, graph: AttentionGraph, *, value_dim: int | None = None, reads_edges: bool = False) -> None:
@@ -235,7 +275,8 @@ def explain(query: Tensor, graph: AttentionGraph, *, value_dim: int | None = Non
     """
     sizes = _sizes(query, query.shape[2] if value_dim is None else value_dim)
     chosen = choose(graph, sizes, reads_edges)
-    print(f"{graph!r}\n  {sizes.num_heads} heads × {sizes.head_dim}, {sizes.dtype} on {sizes.device}: auto takes {chosen!r}")
+    print(repr(graph))
+    print(f"  {sizes.num_heads} heads × {sizes.head_dim}, {sizes.dtype} on {sizes.device}: auto takes {chosen!r}")
     best = estimate(chosen, graph, sizes)
     for impl in IMPLEMENTATIONS:
         reason = reason_against(impl, graph, sizes, reads_edges)
@@ -247,9 +288,17 @@ def explain(query: Tensor, graph: AttentionGraph, *, value_dim: int | None = Non
         print(f"  {impl:8} about {expected / 1e3:.3g} ms forward and backward, {verdict}")
 
 
-def _checked(query: Tensor, key: Tensor, value: Tensor, graph: AttentionGraph, **terms):
-    query, key, value = check_features(query, key, value, graph)  # type: ignore[assignment]
-    return query, key, value, check_terms(query, graph, value_dim=value.shape[2], **terms)
+def _wide_logits(
+    query: Tensor, key: Tensor, graph: AttentionGraph, impl: str, **terms: Any
+) -> tuple[Tensor, torch.dtype]:
+    """Returns the logits in the dtype they are computed in, and the dtype that the caller is to get."""
+    query, key, _ = check_features(query, key, key, graph)
+    checked = check_terms(query, graph, **terms)
+    if impl == "blocks":
+        raise ValueError("impl='blocks' cannot return values per edge. These can: dense, scatter, fused.")
+    listed = graph.enumerate()
+    chosen = resolve(impl, listed, _sizes(query, query.shape[2]), checked.reads_edges)
+    return run_logits(chosen, query, key, listed, checked), query.dtype
 
 
 def _sizes(query: Tensor, value_dim: int) -> Sizes:

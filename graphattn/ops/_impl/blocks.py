@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graphattn.graph import Plan
-from graphattn.graph.plan import Bucket
+from graphattn.graph.plan import Bucket, Plan
 from graphattn.ops.dropout import dropout_factor
 from graphattn.ops.segment import segment_sum
 from graphattn.ops.softmax import softmax_and_lse

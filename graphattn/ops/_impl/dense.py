@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from graphattn.graph import Plan
+from graphattn.graph.plan import Plan
 from graphattn.ops.dropout import dropout_factor
 
 

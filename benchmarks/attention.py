@@ -1,0 +1,258 @@
+"""How fast is sparse attention that trains, against what a user would take instead? One process, side by side.
+
+    python benchmarks/attention.py [--case window random molecules-8 molecules-32] [--rounds 9] [--out FILE.json] [--quick]
+
+For each case every contender first has to equal the specification (`dense`, head by head) in output and in the gradients
+of query, key and value; then all are timed in turn, round by round, forward alone and forward with backward, after two
+warm-up rounds. A row gives the median in ms, the spread (minimum to maximum), the ratio to `fused` (median over rounds of
+the ratio in that round), and the peak of resident memory that one forward and backward adds, measured in a process of its
+own. Inputs come from a fixed seed, float32. Nothing here is a test: machines are noisy, read ratios.
+
+Contenders: `fused`, `blocks` (where the graph has blocks), `scatter` (torch-scatter's kernels if installed, torch's
+otherwise), "dense SDPA" (unmasked scaled_dot_product_attention over all pairs), "padded SDPA" (index_copy into a padded batch,
+masked SDPA, gather back), "PyG" (gather, torch_geometric.utils.softmax and scatter, as TransformerConv does it). Sample row:
+
+    window  fused        forward  20.1 ms (19.8-22.0)  forward+backward  88 ms (86-95)  1.00x   71 MiB
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import graphattn as ga
+from graphattn.graph import AttentionGraph
+from graphattn.ops.segment import installed_torch_scatter
+
+MIB = 2**20
+
+
+class Case(NamedTuple):
+    """A graph and the shape of its heads, with the contenders that make sense for it."""
+
+    graph: Callable[[bool], AttentionGraph]  # takes `quick`
+    num_heads: int
+    head_dim: int
+    contenders: tuple[str, ...]
+
+
+def window(quick: bool) -> AttentionGraph:
+    return ga.connectivity.sliding_window(1024 if quick else 8192, radius=32)
+
+
+def random_keys(quick: bool) -> AttentionGraph:
+    return ga.connectivity.random_regular(1024 if quick else 8192, 65, generator=torch.Generator().manual_seed(0))
+
+
+def molecules(quick: bool) -> AttentionGraph:
+    sizes = torch.randint(10, 43, (32 if quick else 256,), generator=torch.Generator().manual_seed(0))
+    return ga.connectivity.full(sizes)
+
+
+CASES = {
+    "window": Case(window, 8, 64, ("fused", "scatter", "PyG", "dense SDPA")),
+    "random": Case(random_keys, 8, 64, ("fused", "scatter", "PyG", "dense SDPA")),
+    "molecules-8": Case(molecules, 8, 8, ("fused", "blocks", "scatter", "PyG", "padded SDPA")),
+    "molecules-32": Case(molecules, 8, 32, ("fused", "blocks", "scatter", "PyG", "padded SDPA")),
+}
+
+
+class Contender(NamedTuple):
+    """What is timed: `call` on `leaves`, [num_nodes, num_heads, dim] each, or [num_heads, num_nodes, dim] if heads come first."""
+
+    leaves: tuple[Tensor, Tensor, Tensor]
+    call: Callable[[Tensor, Tensor, Tensor], Tensor]
+    heads_first: bool = False
+
+
+def make_contender(name: str, graph: AttentionGraph, inputs: tuple[Tensor, Tensor, Tensor]) -> Contender:
+    """Binds one way of running attention to a graph; whatever depends on the graph alone is prepared here, untimed."""
+    if name in ga.ops.IMPLEMENTATIONS:
+        graph.plan() if name == "blocks" else graph.enumerate().plan()
+        return Contender(_leaves(inputs), lambda q, k, v: ga.graph_attention(q, k, v, graph, impl=name))
+    if name == "dense SDPA":
+        heads_first = tuple(x.transpose(0, 1).contiguous() for x in inputs)
+        return Contender(_leaves(heads_first), lambda q, k, v: F.scaled_dot_product_attention(q[None], k[None], v[None])[0], True)
+    if name == "padded SDPA":
+        sizes = torch.diff(graph.src_ptr)
+        batch, place = ga.graph.ragged_range(sizes)
+        num_graphs, longest = sizes.numel(), int(sizes.max())
+        row = batch * longest + place
+        mask = (torch.arange(longest) < sizes[:, None])[:, None, None]
+
+        def padded(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            def pad(x: Tensor) -> Tensor:
+                empty = x.new_zeros(num_graphs * longest, *x.shape[1:])
+                return empty.index_copy(0, row, x).view(num_graphs, longest, *x.shape[1:]).transpose(1, 2)
+
+            out = F.scaled_dot_product_attention(pad(q), pad(k), pad(v), attn_mask=mask)
+            return out.transpose(1, 2).flatten(0, 1)[row]
+
+        return Contender(_leaves(inputs), padded)
+    assert name == "PyG", name
+    from torch_geometric.utils import scatter, softmax
+
+    src, dst = graph.edge_index
+
+    def composed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        alpha = softmax((q[dst] * k[src]).sum(-1) / q.shape[-1] ** 0.5, dst, num_nodes=q.shape[0])
+        return scatter(alpha[..., None] * v[src], dst, dim_size=q.shape[0], reduce="sum")
+
+    return Contender(_leaves(inputs), composed)
+
+
+def _leaves(tensors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    return tuple(x.detach().clone().requires_grad_() for x in tensors)  # type: ignore[return-value]
+
+
+def make_inputs(case: Case, graph: AttentionGraph) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    draws = [torch.randn(graph.num_src_nodes, case.num_heads, case.head_dim, generator=generator) for _ in range(4)]
+    return tuple(draws[:3]), draws[3]  # type: ignore[return-value]
+
+
+def specification(graph: AttentionGraph, inputs: tuple[Tensor, ...], grad_out: Tensor) -> list[Tensor]:
+    """Output and gradients of `dense`, one head at a time so that all pairs fit in memory."""
+    per_head = []
+    for head in range(grad_out.shape[1]):
+        leaves = _leaves(tuple(x[:, head : head + 1] for x in inputs))
+        out = ga.graph_attention(*leaves, graph, impl="dense")
+        per_head.append([out.detach(), *torch.autograd.grad(out, leaves, grad_out[:, head : head + 1])])
+    return [torch.cat(parts, 1) for parts in zip(*per_head, strict=True)]
+
+
+def check(name: str, contender: Contender, grad_out: Tensor, expected: list[Tensor]) -> None:
+    """Refuses to time what is not right. Unmasked dense SDPA computes another function and is timed as a yardstick only."""
+    out = contender.call(*contender.leaves)
+    for what, got, want in zip(("output", "d query", "d key", "d value"),
+                               [out, *torch.autograd.grad(out, contender.leaves, grad_out)], expected, strict=True):  # fmt: skip
+        gap = float((got - want).abs().max() / want.abs().max())
+        if not gap < 1e-4:
+            raise SystemExit(f"{name} differs from dense in {what} by {gap:.2g} of its largest value; not timed")
+
+
+def time_all(contenders: dict[str, Contender], grad_out: Tensor, rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Times forward, and forward with backward, of all contenders in turn; milliseconds per round."""
+    times: dict[str, dict[str, list[float]]] = {name: {"forward": [], "both": []} for name in contenders}
+    for number in range(rounds + 2):
+        for name, contender in contenders.items():
+            grad = grad_out.transpose(0, 1).contiguous() if contender.heads_first else grad_out
+            start = time.perf_counter()
+            with torch.no_grad():
+                contender.call(*contender.leaves)
+            middle = time.perf_counter()
+            torch.autograd.grad(contender.call(*contender.leaves), contender.leaves, grad)
+            end = time.perf_counter()
+            if number >= 2:
+                times[name]["forward"].append(1e3 * (middle - start))
+                times[name]["both"].append(1e3 * (end - middle))
+    return times
+
+
+def peak_memory(case: str, contender: str, quick: bool) -> float:
+    """Returns what one forward and backward adds to resident memory, in MiB, measured in a fresh process."""
+    command = [sys.executable, __file__, "--memory", case, contender] + ["--quick"] * quick
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def measure_memory(case_name: str, contender_name: str, quick: bool) -> None:
+    case = CASES[case_name]
+    tiny = make_contender(contender_name, molecules(True), make_inputs(case, molecules(True))[0])  # loads kernels
+    torch.autograd.grad(tiny.call(*tiny.leaves).sum(), tiny.leaves)
+    graph = case.graph(quick)
+    inputs, grad_out = make_inputs(case, graph)
+    contender = make_contender(contender_name, graph, inputs)
+    grad = grad_out.transpose(0, 1).contiguous() if contender.heads_first else grad_out
+    reset_peak()
+    before = resident()
+    torch.autograd.grad(contender.call(*contender.leaves), contender.leaves, grad)
+    print((peak() - before) / MIB)
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def reset_peak() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: sets the high-water mark back to what is resident now
+    except OSError:
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 2 * resident(), "the peak lies before the call"
+
+
+def environment() -> dict[str, object]:
+    import numba
+    import torch_geometric
+
+    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
+    scatter = installed_torch_scatter()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    return {
+        "date": date.today().isoformat(), "commit": commit, "device": f"CPU ({cpu}, {torch.get_num_threads()} threads)",
+        "python": platform.python_version(), "torch": torch.__version__, "torch_geometric": torch_geometric.__version__,
+        "torch_scatter": scatter.__version__ if scatter else None, "numba": numba.__version__,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--rounds", type=int, default=9, help="counted rounds, after two that are not")
+    parser.add_argument("--out", type=Path, help="a JSON file for benchmarks/report.py")
+    parser.add_argument("--quick", action="store_true", help="an eighth of each size, to see that it runs")
+    parser.add_argument("--memory", nargs=2, metavar=("CASE", "CONTENDER"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.memory:
+        return measure_memory(*arguments.memory, arguments.quick)
+    rows = []
+    for name in arguments.case:
+        case = CASES[name]
+        graph = case.graph(arguments.quick)
+        inputs, grad_out = make_inputs(case, graph)
+        contenders = {other: make_contender(other, graph, inputs) for other in case.contenders}
+        expected = specification(graph, inputs, grad_out)
+        for other, contender in contenders.items():
+            if other != "dense SDPA":
+                check(other, contender, grad_out, expected)
+        del expected
+        times = time_all(contenders, grad_out, arguments.rounds)
+        for other, measured in times.items():
+            ratio = {key: [a / b for a, b in zip(measured[key], times["fused"][key], strict=True)] for key in measured}
+            row = {"case": name, "contender": other, "num_nodes": graph.num_src_nodes, "num_edges": graph.num_edges,
+                   "heads": f"{case.num_heads} x {case.head_dim}",
+                   "peak_mib": peak_memory(name, other, arguments.quick)}  # fmt: skip
+            for key, label in (("forward", "forward"), ("both", "forward+backward")):
+                row[f"{label}_ms"] = statistics.median(measured[key])
+                row[f"{label}_spread"] = [min(measured[key]), max(measured[key])]
+                row[f"{label}_over_fused"] = statistics.median(ratio[key])
+            rows.append(row)
+            spread = "{:.4g}-{:.4g}"
+            print(f"{name:13} {other:12} forward {row['forward_ms']:8.4g} ms ({spread.format(*row['forward_spread'])})  "
+                  f"forward+backward {row['forward+backward_ms']:8.4g} ms ({spread.format(*row['forward+backward_spread'])})  "
+                  f"{row['forward+backward_over_fused']:7.2f}x {row['peak_mib']:8.0f} MiB", flush=True)  # fmt: skip
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        record = {"benchmark": "attention", "command": "python " + " ".join(sys.argv), **environment(), "rows": rows}
+        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
