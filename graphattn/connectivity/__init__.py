@@ -1,0 +1,11 @@
+"""Builders: sizes → graph. Pure functions that enumerate edges; `graph.keep(rule)` and the algebra do the rest."""
+
+from graphattn.connectivity.bonds import bonds
+from graphattn.connectivity.expander import expander
+from graphattn.connectivity.full import full
+from graphattn.connectivity.grid import grid
+from graphattn.connectivity.hubs import global_tokens
+from graphattn.connectivity.random_edges import random_regular
+from graphattn.connectivity.window import sliding_window
+
+__all__ = ["full", "sliding_window", "global_tokens", "grid", "random_regular", "expander", "bonds"]
