@@ -1,0 +1,221 @@
+"""Attention over the edges of a graph in one pass over plan tensors: no array of size edges × head_dim is ever made.
+
+Four `torch.library` operators, `graphattn::fused_attention`, `graphattn::fused_logits` and their backwards, each with
+one kernel a device. On the CPU that is Numba's, compiled on first use and kept on disk: importing this file compiles
+nothing and does not import Numba. The formulas, forward and backward, are in `numba/kernels.py`.
+
+A plan is any object with these int64 contiguous tensors, for edges sorted by (target, source):
+
+    target_ptr [num_dst_nodes + 1]   edge offsets of each target
+    src, dst [num_edges]             source and target of each edge
+    source_ptr [num_src_nodes + 1]   offsets into source_order of each source
+    source_order [num_edges]         the edges sorted by (source, target)
+"""
+
+import torch
+from torch import Tensor
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    plan,
+    *,
+    query_attr: Tensor | None = None,
+    edge_attr: Tensor | None = None,
+    edge_bias: Tensor | None = None,
+    edge_gate: Tensor | None = None,
+    head_mask: Tensor | None = None,
+    edge_id: Tensor | None = None,
+    scale: float,
+    logit_clip: float | None = None,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Attends from every target to the sources of its incoming edges.
+
+    Args:
+        query: [num_dst_nodes, num_heads, head_dim].
+        key: [num_src_nodes, num_key_heads, head_dim]; num_key_heads divides num_heads, and head h reads key head
+            h // (num_heads // num_key_heads).
+        value: [num_src_nodes, num_key_heads, value_dim].
+        plan: see the top of this file.
+        query_attr: [num_dst_nodes, num_heads, edge_dim], what edge features are compared with. Given with `edge_attr`.
+        edge_attr: [num_edges, edge_dim], added to keys and values of every head on the edge's way.
+        edge_bias: [num_edges, 1 or num_heads], added to the logits after clipping.
+        edge_gate: [num_edges, 1 or num_heads], multiplies the weights after the softmax.
+        head_mask: [num_edges, num_heads] bool; False takes the edge out of that head's graph.
+        edge_id: [num_edges] int64, the edge's number in the dropout hash; its position if None.
+        scale: multiplies the dot products.
+        logit_clip: holds the scaled products within ±logit_clip.
+        dropout_p: probability that an edge's weight is dropped; the others grow by 1 / (1 - dropout_p).
+        seed: [1] int64, for dropout.
+
+    Returns:
+        out: [num_dst_nodes, num_heads, value_dim]; zero for a target without edges or whose logits are all -inf.
+        out_attr: [num_dst_nodes, num_heads, edge_dim], the same weights' sum of `edge_attr`; None without it.
+        lse: [num_dst_nodes, num_heads], natural log-sum-exp of the logits, -inf where out is zero for want of edges.
+            float64 for float64 inputs, else float32.
+    """
+    out, out_attr, lse = fused_attention(
+        query, key, value, plan.target_ptr, plan.src, plan.dst, plan.source_ptr, plan.source_order,
+        query_attr, edge_attr, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
+    )  # fmt: skip
+    return out, None if edge_attr is None else out_attr, lse
+
+
+def logits(
+    query: Tensor,
+    key: Tensor,
+    plan,
+    *,
+    query_attr: Tensor | None = None,
+    edge_attr: Tensor | None = None,
+    scale: float,
+) -> Tensor:
+    """Computes scale · (query · key + query_attr · edge_attr) for every edge: [num_edges, num_heads].
+
+    Arguments as in `attention`.
+    """
+    return fused_logits(
+        query, key, plan.target_ptr, plan.src, plan.dst, plan.source_ptr, plan.source_order,
+        query_attr, edge_attr, scale,
+    )  # fmt: skip
+
+
+@torch.library.custom_op("graphattn::fused_attention", mutates_args=(), device_types="cpu")
+def fused_attention(
+    query: Tensor, key: Tensor, value: Tensor,
+    target_ptr: Tensor, src: Tensor, dst: Tensor, source_ptr: Tensor, source_order: Tensor,
+    query_attr: Tensor | None, edge_attr: Tensor | None, edge_bias: Tensor | None, edge_gate: Tensor | None,
+    head_mask: Tensor | None, edge_id: Tensor | None, seed: Tensor | None,
+    scale: float, logit_clip: float | None, dropout_p: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return _cpu().attention(
+        query, key, value, target_ptr, src,
+        query_attr, edge_attr, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
+    )  # fmt: skip
+
+
+@fused_attention.register_fake
+def _(query, key, value, target_ptr, src, dst, source_ptr, source_order, query_attr, edge_attr, *others):
+    out = query.new_empty((*query.shape[:2], value.shape[2]))
+    out_attr = query.new_empty(0) if edge_attr is None else query.new_empty((*query.shape[:2], edge_attr.shape[1]))
+    return out, out_attr, query.new_empty(query.shape[:2], dtype=compute_dtype(query))
+
+
+@torch.library.custom_op("graphattn::fused_attention_backward", mutates_args=(), device_types="cpu")
+def fused_attention_backward(
+    grad_out: Tensor, grad_out_attr: Tensor, grad_lse: Tensor, out: Tensor, out_attr: Tensor, lse: Tensor,
+    query: Tensor, key: Tensor, value: Tensor,
+    target_ptr: Tensor, src: Tensor, dst: Tensor, source_ptr: Tensor, source_order: Tensor,
+    query_attr: Tensor | None, edge_attr: Tensor | None, edge_bias: Tensor | None, edge_gate: Tensor | None,
+    head_mask: Tensor | None, edge_id: Tensor | None, seed: Tensor | None,
+    scale: float, logit_clip: float | None, dropout_p: float, wanted: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of query, key, value, query_attr, edge_attr, edge_bias and edge_gate, empty where not wanted."""
+    return _cpu().attention_backward(
+        grad_out, grad_out_attr, grad_lse, out, out_attr, lse,
+        query, key, value, target_ptr, src, dst, source_ptr, source_order,
+        query_attr, edge_attr, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p, wanted,
+    )  # fmt: skip
+
+
+@fused_attention_backward.register_fake
+def _(grad_out, grad_out_attr, grad_lse, out, out_attr, lse, query, key, value, *others):
+    query_attr, edge_attr, edge_bias, edge_gate = others[5:9]
+    inputs = query, key, value, query_attr, edge_attr, edge_bias, edge_gate
+    return empty_gradients(inputs, wanted=others[-1], device=query.device)
+
+
+@torch.library.custom_op("graphattn::fused_logits", mutates_args=(), device_types="cpu")
+def fused_logits(
+    query: Tensor, key: Tensor,
+    target_ptr: Tensor, src: Tensor, dst: Tensor, source_ptr: Tensor, source_order: Tensor,
+    query_attr: Tensor | None, edge_attr: Tensor | None, scale: float,
+) -> Tensor:  # fmt: skip
+    return _cpu().logits(query, key, target_ptr, src, query_attr, edge_attr, scale)
+
+
+@fused_logits.register_fake
+def _(query, key, target_ptr, src, *others):
+    return query.new_empty((src.shape[0], query.shape[1]))
+
+
+@torch.library.custom_op("graphattn::fused_logits_backward", mutates_args=(), device_types="cpu")
+def fused_logits_backward(
+    grad: Tensor, query: Tensor, key: Tensor,
+    target_ptr: Tensor, src: Tensor, dst: Tensor, source_ptr: Tensor, source_order: Tensor,
+    query_attr: Tensor | None, edge_attr: Tensor | None, scale: float, wanted: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of query, key, query_attr and edge_attr, empty where not wanted."""
+    return _cpu().logits_backward(
+        grad, query, key, target_ptr, src, dst, source_ptr, source_order, query_attr, edge_attr, scale, wanted
+    )
+
+
+@fused_logits_backward.register_fake
+def _(grad, query, key, target_ptr, src, dst, source_ptr, source_order, query_attr, edge_attr, scale, wanted):
+    return empty_gradients((query, key, query_attr, edge_attr), wanted, device=query.device)
+
+
+def compute_dtype(query: Tensor) -> torch.dtype:
+    return torch.float64 if query.dtype == torch.float64 else torch.float32
+
+
+def empty_gradients(inputs, wanted, device):
+    """One contiguous tensor an input, of its shape and dtype where its gradient is wanted and without elements else."""
+    return tuple(
+        torch.empty(tensor.shape if want else 0, dtype=tensor.dtype if want else torch.float32, device=device)
+        for tensor, want in zip(inputs, wanted)
+    )
+
+
+def _cpu():
+    try:
+        from graphattn.ops._impl.numba import launch
+    except ModuleNotFoundError as error:
+        if error.name not in ("numba", "llvmlite"):
+            raise
+        raise ImportError("The fused implementation needs Numba on the CPU: pip install numba") from error
+    return launch
+
+
+def _remember_attention(ctx, inputs, output):
+    *tensors, ctx.scale, ctx.logit_clip, ctx.dropout_p = inputs
+    ctx.save_for_backward(*output, *tensors)
+
+
+def _attention_gradients(ctx, grad_out, grad_out_attr, grad_lse):
+    needed = ctx.needs_input_grad
+    wanted = [needed[0], needed[1], needed[2], needed[8], needed[9], needed[10], needed[11]]
+    grads = fused_attention_backward(
+        grad_out, grad_out_attr, grad_lse, *ctx.saved_tensors, ctx.scale, ctx.logit_clip, ctx.dropout_p, wanted
+    )
+    query, key, value, *terms = (grad if want else None for grad, want in zip(grads, wanted))
+    plan, mask_id_seed, numbers = [None] * 5, [None] * 3, [None] * 3
+    return query, key, value, *plan, *terms, *mask_id_seed, *numbers
+
+
+def _remember_logits(ctx, inputs, output):
+    *tensors, ctx.scale = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _logits_gradients(ctx, grad):
+    needed = ctx.needs_input_grad
+    wanted = [needed[0], needed[1], needed[7], needed[8]]
+    grads = fused_logits_backward(grad, *ctx.saved_tensors, ctx.scale, wanted)
+    query, key, *terms = (grad if want else None for grad, want in zip(grads, wanted))
+    return query, key, *[None] * 5, *terms, None
+
+
+def _no_double_backward(ctx, *grads):
+    raise NotImplementedError('The fused implementation has no double backward: use impl="scatter".')
+
+
+fused_attention.register_autograd(_attention_gradients, setup_context=_remember_attention)
+fused_logits.register_autograd(_logits_gradients, setup_context=_remember_logits)
+fused_attention_backward.register_autograd(_no_double_backward)
+fused_logits_backward.register_autograd(_no_double_backward)
