@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from graphattn.graph import convert, pairs
-from graphattn.graph.blocks import Blocks, concatenate
-from graphattn.graph.kinds import all_bits, check_kinds, join, rename_bits
+from graphattn.graph.blocks import Blocks, checked_blocks, concatenate
+from graphattn.graph.kinds import all_bits, check_edge_kind, check_kinds, gather_bits, join, rename_bits
 from graphattn.graph.plan import Plan, make_plan
-from graphattn.graph.ragged import ragged_range
+from graphattn.graph.ragged import check_ptr, ragged_range
 from graphattn.graph.rules import Rule, is_causal
 from graphattn.graph.summary import summarize
 
@@ -70,21 +70,29 @@ class AttentionGraph:
         num_dst_nodes = num_src_nodes if num_dst_nodes is None else num_dst_nodes
         _check_size(num_src_nodes, "num_src_nodes")
         _check_size(num_dst_nodes, "num_dst_nodes")
-        _check_indices(edge_index, num_src_nodes, num_dst_nodes)
+        edge_index = _checked_edges(edge_index, num_src_nodes, num_dst_nodes)
+        for name, tensor in (
+            ("edge_kind", edge_kind),
+            ("src_ptr", src_ptr),
+            ("dst_ptr", dst_ptr),
+            ("head_mask", head_mask),
+        ):
+            if tensor is not None:
+                _check_tensor(tensor, name, edge_index.device)
         keys = pairs.encode(edge_index, num_src_nodes)
         step = torch.diff(keys)
         if bool((step <= 0).any()):
             at = int((step <= 0).nonzero()[0]) + 1
-            fault = "holds a duplicate of" if int(step[at - 1]) == 0 else "is not sorted by (target, source) at"
+            fault = "repeats an edge" if int(step[at - 1]) == 0 else "is not sorted by (target, source)"
             raise ValueError(
-                f"edge_index {fault} edge {at}, {edge_index[:, at].tolist()}. Edges must be sorted by target, "
+                f"edge_index {fault} at column {at}, {edge_index[:, at].tolist()}. Edges must be sorted by target, "
                 "then source, each once: call AttentionGraph.from_edge_index(edge_index, num_nodes), which sorts "
                 "and returns the order."
             )
-        kinds = check_kinds(tuple(kinds))
+        kinds = check_kinds(kinds)
         num_listed = edge_index.shape[1]
         if edge_kind is not None:
-            edge_kind = _checked_kind(edge_kind, kinds, num_listed)
+            edge_kind = check_edge_kind(edge_kind, kinds, num_listed)
         if head_mask is not None and (
             head_mask.dtype != torch.bool or head_mask.dim() != 2 or head_mask.shape[0] != num_listed
         ):
@@ -102,8 +110,8 @@ class AttentionGraph:
                 "src_ptr and dst_ptr must be given together for a rectangular graph. Pass both, one offset per graph."
             )
         if src_ptr is not None and dst_ptr is not None:
-            _check_ptr(src_ptr, num_src_nodes, "src_ptr")
-            _check_ptr(dst_ptr, num_dst_nodes, "dst_ptr")
+            check_ptr(src_ptr, num_src_nodes, "src_ptr")
+            check_ptr(dst_ptr, num_dst_nodes, "dst_ptr")
             if src_ptr.numel() != dst_ptr.numel():
                 raise ValueError(
                     f"src_ptr and dst_ptr must count the same graphs, got {src_ptr.numel() - 1} and "
@@ -122,8 +130,10 @@ class AttentionGraph:
             f"{num_listed} edges",
         )
         if blocks is not None:
-            merged = self._with_blocks(_checked_blocks(blocks, num_src_nodes, num_dst_nodes, edge_index.device, kinds))
-            self.__dict__.update(merged.__dict__)
+            blocks = checked_blocks(blocks, num_src_nodes, num_dst_nodes, edge_index.device)
+        if blocks is not None:
+            blocks = blocks._replace(kind=blocks.kind & all_bits(kinds))
+            self.__dict__.update(self._with_blocks(blocks).__dict__)
 
     def _store(
         self,
@@ -219,7 +229,8 @@ class AttentionGraph:
         """Sorts edges into canonical order and returns the graph with the order.
 
         Args:
-            edge_index: int64 [2, num_edges] in any order; a PyG `EdgeIndex` is taken as it is and its caches are reused.
+            edge_index: int64 [2, num_edges] in any order. The pointers that a PyG `EdgeIndex` in canonical order has
+                already cached become the plan.
             num_nodes: the number of nodes, or (num_src_nodes, num_dst_nodes).
             duplicates: "error" refuses repeated edges, "first" keeps the first of each.
             kinds: names that every edge carries.
@@ -236,11 +247,10 @@ class AttentionGraph:
             raise ValueError(
                 f"duplicates must be 'error' or 'first', got {duplicates!r}. Use 'first' to keep one of each."
             )
-        num_src, num_dst = (num_nodes, num_nodes) if isinstance(num_nodes, int) else num_nodes
+        num_src, num_dst = num_nodes if isinstance(num_nodes, tuple) and len(num_nodes) == 2 else (num_nodes, num_nodes)
         _check_size(num_src, "num_nodes")
         _check_size(num_dst, "num_nodes")
-        plain = edge_index.as_subclass(Tensor)  # a PyG EdgeIndex is a tensor with promises; ours are checked below
-        _check_indices(plain, num_src, num_dst)
+        plain = _checked_edges(edge_index, num_src, num_dst)
         keys = pairs.encode(plain, num_src)
         is_sorted = not bool((torch.diff(keys) <= 0).any())
         order = torch.arange(keys.numel(), device=keys.device) if is_sorted else torch.argsort(keys, stable=True)
@@ -256,13 +266,11 @@ class AttentionGraph:
                     )
                 order = order[~repeated]
         graph = cls.trusted(
-            plain[:, order], num_src, num_dst, kinds=check_kinds(tuple(kinds)), origin=f"{order.numel()} edges"
+            plain[:, order], num_src, num_dst, kinds=check_kinds(kinds), origin=f"{order.numel()} edges"
         )
         if is_sorted:
             graph.__dict__["_plan"] = convert.plan_of_edge_index(edge_index, num_src, num_dst)
         return graph, order
-
-    # --- what it holds -------------------------------------------------------------------------------------------------
 
     @property
     def num_edges(self) -> int:
@@ -355,46 +363,50 @@ class AttentionGraph:
             return self._edge_kind
         return torch.full((self.explicit_edges.shape[1],), all_bits(self.kinds), dtype=torch.int16, device=self.device)
 
+    def _explicit_heads(self, num_heads: int) -> Tensor:
+        if self._head_mask is not None:
+            return self._head_mask
+        return torch.ones(self.explicit_edges.shape[1], num_heads, dtype=torch.bool, device=self.device)
+
     def _with_blocks(self, blocks: Blocks) -> AttentionGraph:
-        """Adds blocks to an explicit graph; whatever overlaps is listed, so that the parts are disjoint."""
-        overlap = blocks.overlapping()
-        if self._edge_kind is not None or self._head_mask is not None:
-            touched = blocks.contains(self.explicit_edges)
-            if bool(
-                touched.any()
-            ):  # an edge inside a block carries a kind or heads of its own: only a listed edge can keep them
-                overlap[:] = True
-        listed = blocks.select(overlap)
-        kept = blocks.select(~overlap)
-        graph = self
-        if listed is not None:
-            for b in range(listed.num_blocks):  # overlapping blocks are few; each union merges sorted keys
-                one = torch.zeros(listed.num_blocks, dtype=torch.bool, device=self.device)
-                one[b] = True
-                graph = graph | self._like(None, listed.select(one), None, self.origin).enumerate()
+        """Adds blocks to an explicit graph; those that overlap, or lack a kind of an edge inside, are listed."""
+        listed = blocks.overlapping()
+        holder = blocks.holder(self.explicit_edges)
+        adds_kind = (self._explicit_kind() & ~blocks.kind[holder]) != 0
+        listed[holder[(holder >= 0) & adds_kind]] = True
+        graph, kept = self, blocks.select(~listed)
+        overlapping = blocks.select(listed)
+        if overlapping is not None:
+            graph = graph | self._listing(overlapping)
         if kept is None:
-            return graph
-        edges, kind, head_mask = graph.explicit_edges, graph._edge_kind, graph._head_mask
-        inside = kept.contains(edges)
-        if bool(inside.any()):
-            edges = edges[:, ~inside]
-            kind = None if kind is None else kind[~inside]
-            head_mask = None if head_mask is None else head_mask[~inside]
-        result = self._like(edges, kept, kind, self.origin, head_mask)
-        result.__dict__["origin"] = f"{edges.shape[1]} edges and {kept.num_blocks} blocks"
-        return result
+            return graph._named(f"{graph.num_edges} edges")
+        outside = kept.holder(graph.explicit_edges) < 0
+        edges = graph.explicit_edges[:, outside]
+        return graph._like(
+            edges,
+            kept,
+            None if graph._edge_kind is None else graph._edge_kind[outside],
+            f"{edges.shape[1]} edges and {kept.num_blocks} blocks",
+            None if graph._head_mask is None else graph._head_mask[outside],
+        )
+
+    def _listing(self, blocks: Blocks) -> AttentionGraph:
+        """Lists blocks that may overlap; a pair of several blocks carries the kinds of all."""
+        _refuse_above_limit(blocks.num_edges, "listing its overlapping blocks as edges", self)
+        edges, kind = blocks.enumerate()
+        keys, place = torch.unique(pairs.encode(edges, self.num_src_nodes), return_inverse=True)
+        edge_kind = gather_bits(kind, place, keys.numel()) if self.kinds else None
+        return self._like(pairs.decode(keys, self.num_src_nodes), None, edge_kind, self.origin)
 
     def _like(
         self,
-        edges: Tensor | None,
+        edges: Tensor,
         blocks: Blocks | None,
         edge_kind: Tensor | None,
         origin: str,
         head_mask: Tensor | None = None,
     ) -> AttentionGraph:
         """A graph over the same nodes with other edges."""
-        if edges is None:
-            edges = torch.empty(2, 0, dtype=torch.int64, device=self.device)
         return AttentionGraph.trusted(
             edges,
             self.num_src_nodes,
@@ -408,18 +420,40 @@ class AttentionGraph:
             origin=origin,
         )
 
+    def _named(self, origin: str) -> AttentionGraph:
+        """The same graph, made by another expression."""
+        graph = AttentionGraph.__new__(AttentionGraph)
+        graph.__dict__.update(self.__dict__, origin=origin)
+        return graph
+
     def _keys(self) -> Tensor:
         if "keys" not in self._cache:
             self._cache["keys"] = pairs.encode(self.edge_index, self.num_src_nodes)
         return self._cache["keys"]
 
     def find(self, src: Tensor, dst: Tensor) -> Tensor:
-        """Returns the position of each edge (src[k] → dst[k]) in canonical order, −1 where it is absent; same shape as `src`.
+        """Returns the position of each edge (src[k] → dst[k]) in canonical order, −1 where it is absent.
+
+        Args:
+            src: int64 node ids of any shape.
+            dst: the same shape.
+
+        Returns:
+            int64 positions of that shape.
 
         >>> graph = AttentionGraph(torch.tensor([[0, 1], [1, 1]]), num_src_nodes=2)
         >>> graph.find(torch.tensor([1, 1]), torch.tensor([1, 0]))
         tensor([ 1, -1])
         """
+        for name, nodes in (("src", src), ("dst", dst)):
+            _check_tensor(nodes, name, self.device)
+            if nodes.dtype != torch.int64:
+                raise TypeError(f"{name} must have dtype torch.int64, got {nodes.dtype}. Call {name}.long() first.")
+        if src.shape != dst.shape:
+            raise ValueError(
+                f"src and dst must have the same shape, got {list(src.shape)} and {list(dst.shape)}. "
+                "Pass one source and one target per edge, or torch.broadcast_tensors(src, dst)."
+            )
         inside = (src >= 0) & (src < self.num_src_nodes) & (dst >= 0) & (dst < self.num_dst_nodes)
         return pairs.find(self._keys(), torch.where(inside, dst * self.num_src_nodes + src, -1))
 
@@ -440,6 +474,7 @@ class AttentionGraph:
         tensor([0., 7.])
         """
         self._check_same_nodes(of, "align")
+        _check_tensor(values, "values", self.device)
         if values.shape[:1] != (of.num_edges,):
             raise ValueError(
                 f"values must have shape [of.num_edges, ...] with of.num_edges = {of.num_edges}, got "
@@ -451,8 +486,6 @@ class AttentionGraph:
         gathered = values[position.clamp(min=0)]
         absent = (position < 0).view(-1, *[1] * (values.dim() - 1))
         return gathered.masked_fill(absent, fill)
-
-    # --- algebra -------------------------------------------------------------------------------------------------------
 
     def __or__(self, other: AttentionGraph) -> AttentionGraph:
         """Union; disjoint blocks stay blocks, what overlaps is listed. An edge of both keeps the kinds of both."""
@@ -483,17 +516,10 @@ class AttentionGraph:
         width = num_src[graph].clamp(min=1)
         row = torch.div(offset, width, rounding_mode="floor")
         everything = torch.stack([self.src_ptr[graph] + offset - row * width, self.dst_ptr[graph] + row])
-        listed = self._like(everything, None, None, "everything")
-        complement = listed._set_operation(self, "-") if self._head_mask is None else listed._set_operation(self, "^")
-        return AttentionGraph.trusted(
-            complement.edge_index,
-            self.num_src_nodes,
-            self.num_dst_nodes,
-            src_ptr=self._src_ptr,
-            dst_ptr=self._dst_ptr,
-            head_mask=complement._head_mask,
-            origin=f"~{_grouped(self.origin, '~')}",
+        listed = AttentionGraph.trusted(
+            everything, self.num_src_nodes, self.num_dst_nodes, src_ptr=self._src_ptr, dst_ptr=self._dst_ptr
         )
+        return listed._set_operation(self, "-")._named(f"~{_grouped(self.origin, '~')}")
 
     def _set_operation(self, other: AttentionGraph, symbol: str) -> AttentionGraph:
         self._check_same_nodes(other, symbol)
@@ -539,9 +565,8 @@ class AttentionGraph:
         assert blocks is not None
         if bool(blocks.overlapping().any()):
             return None
-        for graph in (self, other):
-            if bool(blocks.contains(graph.explicit_edges).any()):
-                return None
+        if any(bool((blocks.holder(graph.explicit_edges) >= 0).any()) for graph in (self, other)):
+            return None
         edges = self._like(self.explicit_edges, None, self._edge_kind, self.origin, self._head_mask)._set_operation(
             other._like(other.explicit_edges, None, other._edge_kind, other.origin, other._head_mask), "|"
         )
@@ -550,7 +575,7 @@ class AttentionGraph:
     def __matmul__(self, other: AttentionGraph) -> AttentionGraph:
         """Two hops: target i of the left graph reaches source k of the right one through some node in between.
 
-        As boolean matrices [targets, sources], the product `left @ right`.
+        As boolean matrices [targets, sources], the product `left @ right`. The result is a batch if both graphs are.
         """
         if not isinstance(other, AttentionGraph):
             return NotImplemented
@@ -559,6 +584,7 @@ class AttentionGraph:
                 f"left @ right needs left.num_src_nodes == right.num_dst_nodes, got {self.num_src_nodes} and "
                 f"{other.num_dst_nodes}. The sources of the left graph are the targets of the right one."
             )
+        _check_one_device([self, other], "@")
         if self._head_mask is not None or other._head_mask is not None:
             raise ValueError(
                 "left @ right is not defined for graphs with a head_mask. Compose one head's graph at a time."
@@ -570,12 +596,15 @@ class AttentionGraph:
         edge, offset = ragged_range(count)
         src = other.edge_index[0][target_ptr[via[edge]] + offset]
         keys = torch.unique(dst[edge] * other.num_src_nodes + src)
+        knows_batch = self.num_graphs != 1 and other.num_graphs != 1
+        if knows_batch and not torch.equal(self.src_ptr, other.dst_ptr):
+            raise _differing_batches(self, other)
         return AttentionGraph.trusted(
             pairs.decode(keys, other.num_src_nodes),
             other.num_src_nodes,
             self.num_dst_nodes,
-            src_ptr=other._src_ptr,
-            dst_ptr=self._dst_ptr if other._src_ptr is not None else None,
+            src_ptr=other._src_ptr if knows_batch else None,
+            dst_ptr=self._dst_ptr if knows_batch else None,
             origin=f"{_grouped(self.origin, '@')} @ {_grouped(other.origin, '@')}",
         )
 
@@ -598,7 +627,9 @@ class AttentionGraph:
         )
 
     def keep(self, rule: Rule) -> AttentionGraph:
-        """Keeps the edges for which `rule(src, dst)` is True; `is_causal` keeps blocks as blocks, other rules list them.
+        """Keeps the edges for which `rule(src, dst)` is True.
+
+        `is_causal` keeps blocks as blocks where their sources ascend, as builders make them; other rules list them.
 
         Args:
             rule: takes two int64 tensors [n] of global node ids and returns bool [n]; see `graphattn.rules`.
@@ -635,6 +666,7 @@ class AttentionGraph:
 
         Follow with `compact_sources` so that only those sources are projected.
         """
+        _check_tensor(kept, "kept", self.device)
         if kept.dtype != torch.bool or kept.shape != (self.num_src_nodes,):
             raise ValueError(
                 f"kept must be bool [num_src_nodes] = [{self.num_src_nodes}], got {kept.dtype} {list(kept.shape)}. "
@@ -662,19 +694,14 @@ class AttentionGraph:
         """
         used = torch.zeros(self.num_src_nodes, dtype=torch.bool, device=self.device)
         used[self.explicit_edges[0]] = True
-        blocks = self.blocks.keep_sources(~used | True) if self.blocks is not None else None
+        blocks = self.blocks.without_empty() if self.blocks is not None else None
         if blocks is not None:
-            used[_read_sources(blocks)] = True
+            used[blocks.src] = True
         kept = used.nonzero()[:, 0]
-        new_id = torch.cumsum(used, 0) - 1
+        new_id = torch.cumsum(used, 0) - 1  # rises with the old id, so every order stays what it is
         edges = torch.stack([new_id[self.explicit_edges[0]], self.explicit_edges[1]])
         if blocks is not None:
-            blocks = blocks.keep_sources(used)
-            blocks = (
-                blocks.relabel(new_id, torch.arange(self.num_dst_nodes, device=self.device))
-                if blocks is not None
-                else None
-            )
+            blocks = blocks._replace(src=new_id[blocks.src])
         src_ptr = (
             None if self._src_ptr is None else torch.cat([new_id.new_zeros(1), torch.cumsum(used, 0)])[self._src_ptr]
         )
@@ -709,6 +736,8 @@ class AttentionGraph:
                     f"{self.num_dst_nodes} targets). Pass one order per side."
                 )
             dst_order = order
+        _check_tensor(order, "order", self.device)
+        _check_tensor(dst_order, "dst_order", self.device)
         src_map = _inverse(order, self._src_ptr, self.num_src_nodes, "order")
         dst_map = _inverse(dst_order, self._dst_ptr, self.num_dst_nodes, "dst_order")
         moved = torch.stack([src_map[self.explicit_edges[0]], dst_map[self.explicit_edges[1]]])
@@ -720,8 +749,6 @@ class AttentionGraph:
             f"{_grouped(self.origin, '.')}.permute(...)",
             None if self._head_mask is None else self._head_mask[place],
         )
-
-    # --- plan, devices -------------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
         """Returns the tensors that kernels read (CSR, CSC, buckets of blocks), made once and kept.
@@ -751,26 +778,22 @@ class AttentionGraph:
         def maybe(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else move(tensor)
 
-        graph = AttentionGraph.trusted(
-            move(self.explicit_edges),
-            self.num_src_nodes,
-            self.num_dst_nodes,
+        graph = AttentionGraph.__new__(AttentionGraph)
+        graph.__dict__.update(
+            self.__dict__,  # sizes and the number of edges need no look at the device
+            explicit_edges=move(self.explicit_edges),
             blocks=None if self.blocks is None else Blocks(*map(move, self.blocks)),
-            edge_kind=maybe(self._edge_kind),
-            kinds=self.kinds,
-            src_ptr=maybe(self._src_ptr),
-            dst_ptr=maybe(self._dst_ptr),
-            head_mask=maybe(self._head_mask),
-            origin=self.origin,
+            _edge_kind=maybe(self._edge_kind),
+            _head_mask=maybe(self._head_mask),
+            _src_ptr=maybe(self._src_ptr),
+            _dst_ptr=maybe(self._dst_ptr),
+            _plan=None if self._plan is None else self._plan.map(move),
+            _cache={},
         )
-        if self._plan is not None:
-            graph.__dict__["_plan"] = self._plan.map(move)
         return graph
 
-    # --- conversions ---------------------------------------------------------------------------------------------------
-
     def to_mask(self) -> Tensor:
-        """Returns bool [num_dst_nodes, num_src_nodes] (or [num_heads, ...] with a head_mask), True = attend, for small graphs."""
+        """Returns bool [num_dst_nodes, num_src_nodes] (or [num_heads, ...] with a head_mask), True = attend."""
         return convert.to_mask(self)
 
     @classmethod
@@ -799,25 +822,34 @@ class AttentionGraph:
         return convert.to_edge_index(self)
 
     def to_data(self, **fields: Any) -> Data:
-        """Returns PyG `Data` with edge_index, num_nodes, edge_kind, kinds and, in a batch, ptr and batch; square graphs only."""
+        """Returns PyG `Data` of a square graph: edge_index, num_nodes, edge_kind, kinds; in a batch, ptr and batch."""
         return convert.to_data(self, **fields)
 
     @classmethod
     def from_data(cls, data: Data, kind: str = "bond") -> tuple[AttentionGraph, Tensor]:
-        """Makes a graph from PyG `Data` or `Batch` and returns it with the order of its edges (`data.edge_attr[order]`)."""
+        """Makes a graph from PyG `Data` or `Batch`; `data.edge_attr[order]` puts features into its order.
+
+        Args:
+            data: needs `edge_index`; the `kinds` and `edge_kind` that `to_data` wrote are read back.
+            kind: what to call the edges of data without `kinds`.
+
+        Returns:
+            graph: the AttentionGraph, a batch where `data` has `ptr` or `batch`.
+            order: int64 [num_edges], as `from_edge_index` returns it.
+        """
         num_nodes, ptr = convert.sizes_of_data(data)
-        graph, order = cls.from_edge_index(
-            data.edge_index, num_nodes, kinds=tuple(data.kinds) if "kinds" in data else (kind,)
-        )
-        edge_kind = data.edge_kind[order] if "edge_kind" in data else None
-        return cls.trusted(
-            graph.explicit_edges,
-            num_nodes,
-            edge_kind=edge_kind,
-            kinds=graph.kinds,
-            src_ptr=ptr,
+        kinds, edge_kind = convert.kinds_of_data(data, kind)
+        graph, order = cls.from_edge_index(data.edge_index, num_nodes, kinds=kinds)
+        if edge_kind is not None:
+            _check_tensor(edge_kind, "data.edge_kind", graph.device)
+            edge_kind = check_edge_kind(edge_kind, kinds, graph.num_edges)[order]
+        graph.__dict__.update(
+            _edge_kind=edge_kind,
+            _src_ptr=ptr,
+            _dst_ptr=ptr,
             origin=f"from_data({num_nodes} nodes, {graph.num_edges} edges)",
-        ), order
+        )
+        return graph, order
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the graph to a safetensors file: tensors as they are, blocks unlisted, names in the header."""
@@ -833,29 +865,30 @@ class AttentionGraph:
         """
         fields, kinds, sizes, origin = convert.load(path)
         blocks = Blocks(*(fields[f"blocks.{name}"] for name in Blocks._fields)) if "blocks.dst" in fields else None
-        graph = cls(
-            fields["edge_index"],
-            *sizes,
-            blocks=blocks,
-            edge_kind=fields.get("edge_kind"),
-            kinds=kinds,
-            src_ptr=fields.get("src_ptr"),
-            dst_ptr=fields.get("dst_ptr"),
-            head_mask=fields.get("head_mask"),
-        )
-        graph.__dict__["origin"] = origin
-        return graph
-
-    # --- value semantics -----------------------------------------------------------------------------------------------
+        try:
+            graph = cls(
+                fields["edge_index"],
+                *sizes,
+                blocks=blocks,
+                edge_kind=fields.get("edge_kind"),
+                kinds=kinds,
+                src_ptr=fields.get("src_ptr"),
+                dst_ptr=fields.get("dst_ptr"),
+                head_mask=fields.get("head_mask"),
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{os.fspath(path)} is damaged ({error}). Save the graph again.") from error
+        return graph._named(origin)
 
     def __eq__(self, other: object) -> bool:
-        """Same sizes, same edges, same heads; kinds, provenance and representation do not count."""
+        """Same sizes, same edges, same heads; kinds, batch offsets, provenance, blocks and device do not count."""
         if not isinstance(other, AttentionGraph):
             return NotImplemented
         if self is other:
             return True
         if hash(self) != hash(other):
             return False
+        other = other.to(self.device)
         if self.blocks is not None and other.blocks is not None and _same_blocks(self.blocks, other.blocks):
             same = torch.equal(self.explicit_edges, other.explicit_edges)
         else:
@@ -898,10 +931,7 @@ class AttentionGraph:
                 f"{operation} needs graphs over the same nodes, got {mine[0]} sources × {mine[1]} targets and "
                 f"{theirs[0]} × {theirs[1]}. Use disjoint_union to put graphs side by side."
             )
-        if self.device != other.device:
-            raise ValueError(
-                f"{operation} needs graphs on one device, got {self.device} and {other.device}. Call graph.to(device)."
-            )
+        _check_one_device([self, other], operation)
 
     def _joined_ptr(self, other: AttentionGraph) -> tuple[Tensor | None, Tensor | None]:
         """The batch offsets of a combination: a graph that knows of no batch takes those of the other."""
@@ -910,10 +940,7 @@ class AttentionGraph:
         if other.num_graphs == 1:
             return self._src_ptr, self._dst_ptr
         if not (torch.equal(self.src_ptr, other.src_ptr) and torch.equal(self.dst_ptr, other.dst_ptr)):
-            raise ValueError(
-                f"the two graphs split their nodes into different batches ({self.num_graphs} and {other.num_graphs} "
-                "graphs). Build both from the same sizes."
-            )
+            raise _differing_batches(self, other)
         return self._src_ptr, self._dst_ptr
 
 
@@ -921,7 +948,7 @@ def disjoint_union(graphs: Sequence[AttentionGraph]) -> AttentionGraph:
     """Puts graphs side by side as one batch: nodes are renumbered, no edge crosses, blocks stay blocks.
 
     Args:
-        graphs: at least one graph, all with a head_mask of the same width or none.
+        graphs: at least one graph. Where one has a head_mask, every head sees the edges of those without.
 
     Returns:
         The batch, with `src_ptr` and `dst_ptr` that tell the graphs apart.
@@ -933,10 +960,11 @@ def disjoint_union(graphs: Sequence[AttentionGraph]) -> AttentionGraph:
     graphs = list(graphs)
     if not graphs:
         raise ValueError("disjoint_union needs at least one graph, got none. Pass a non-empty list.")
-    if len({graph._head_mask is None for graph in graphs}) > 1:
+    _check_one_device(graphs, "disjoint_union")
+    num_heads = {graph._head_mask.shape[1] for graph in graphs if graph._head_mask is not None}
+    if len(num_heads) > 1:
         raise ValueError(
-            "disjoint_union needs either every graph or no graph to have a head_mask. "
-            "Give the others head_mask=torch.ones(num_edges, num_heads, dtype=torch.bool)."
+            f"the graphs differ in the heads of their head_mask, {sorted(num_heads)}. Use the same num_heads in all."
         )
     kinds: tuple[str, ...] = ()
     for graph in graphs:
@@ -963,7 +991,7 @@ def disjoint_union(graphs: Sequence[AttentionGraph]) -> AttentionGraph:
             if graph.blocks is not None
         ]
     )
-    masks = [graph._head_mask for graph in graphs if graph._head_mask is not None]
+    head_mask = torch.cat([graph._explicit_heads(*num_heads) for graph in graphs]) if num_heads else None
     origin = f"disjoint_union({len(graphs)} graphs: {_shortened(graphs[0].origin)}{', …' if len(graphs) > 1 else ''})"
     return AttentionGraph.trusted(
         edges,
@@ -978,7 +1006,7 @@ def disjoint_union(graphs: Sequence[AttentionGraph]) -> AttentionGraph:
         dst_ptr=torch.cat(
             [g.dst_ptr[:-1] + d for g, d in zip(graphs, dst_start, strict=False)] + [edges.new_tensor([dst_start[-1]])]
         ),
-        head_mask=torch.cat(masks) if masks else None,
+        head_mask=head_mask,
         origin=origin,
     )
 
@@ -997,7 +1025,35 @@ def _check_size(size: int, name: str) -> None:
         raise ValueError(f"{name} must not be negative, got {size}. A graph without nodes has 0.")
 
 
-def _check_indices(edge_index: Tensor, num_src_nodes: int, num_dst_nodes: int) -> None:
+def _check_tensor(value: Tensor, name: str, device: torch.device | None = None) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}. Pass torch.as_tensor({name}).")
+    if device is not None and value.device != device:
+        raise ValueError(
+            f"{name} must be on the device of the graph's edges, {device}, got {value.device}. "
+            f"Call {name}.to({str(device)!r}) first."
+        )
+
+
+def _check_one_device(graphs: list[AttentionGraph], operation: str) -> None:
+    devices = list(dict.fromkeys(str(graph.device) for graph in graphs))
+    if len(devices) > 1:
+        raise ValueError(
+            f"{operation} needs graphs on one device, got {' and '.join(devices)}. Call graph.to(device) first."
+        )
+
+
+def _differing_batches(left: AttentionGraph, right: AttentionGraph) -> ValueError:
+    return ValueError(
+        f"the two graphs split their nodes into different batches ({left.num_graphs} and {right.num_graphs} graphs). "
+        "Build both from the same sizes."
+    )
+
+
+def _checked_edges(edge_index: Tensor, num_src_nodes: int, num_dst_nodes: int) -> Tensor:
+    """Returns edge_index as a plain tensor, or raises unless it is int64 [2, num_edges] inside the sizes."""
+    _check_tensor(edge_index, "edge_index")
+    edge_index = convert.plain(edge_index)
     if edge_index.dim() != 2 or edge_index.shape[0] != 2:
         raise ValueError(
             f"edge_index must have shape [2, num_edges], got {list(edge_index.shape)}. "
@@ -1012,69 +1068,14 @@ def _check_indices(edge_index: Tensor, num_src_nodes: int, num_dst_nodes: int) -
             f"num_src_nodes × num_dst_nodes must stay below 2^62, got {num_src_nodes} × {num_dst_nodes}. "
             "Split the graph into batches."
         )
-    if not edge_index.numel():
-        return
     for row, size, side in ((0, num_src_nodes, "src"), (1, num_dst_nodes, "dst")):
-        low, high = (int(x) for x in torch.aminmax(edge_index[row]))
-        if low < 0 or high >= size:
+        outside = (edge_index[row] < 0) | (edge_index[row] >= size)
+        if bool(outside.any()):
             raise ValueError(
-                f"edge_index[{row}] must lie in [0, num_{side}_nodes) = [0, {size}), got {low if low < 0 else high}. "
-                f"Check num_{side}_nodes, and that row 0 holds sources and row 1 targets."
+                f"edge_index[{row}] must lie in [0, num_{side}_nodes) = [0, {size}), got "
+                f"{int(edge_index[row][outside][0])}. Row 0 holds sources, row 1 targets; check num_{side}_nodes."
             )
-
-
-def _check_ptr(ptr: Tensor, num_nodes: int, name: str) -> None:
-    if ptr.dtype != torch.int64 or ptr.dim() != 1 or ptr.numel() < 1:
-        raise ValueError(
-            f"{name} must be int64 [num_graphs + 1], got {ptr.dtype} {list(ptr.shape)}. Pass node offsets, 0 first."
-        )
-    if int(ptr[0]) != 0 or int(ptr[-1]) != num_nodes or bool((torch.diff(ptr) < 0).any()):
-        raise ValueError(
-            f"{name} must rise from 0 to the number of nodes, {num_nodes}, got {ptr.tolist()[:8]}. "
-            "Use the cumulative sum of the graphs' sizes."
-        )
-
-
-def _checked_kind(edge_kind: Tensor, kinds: tuple[str, ...], num_edges: int) -> Tensor:
-    if edge_kind.is_floating_point() or edge_kind.is_complex() or edge_kind.shape != (num_edges,):
-        raise ValueError(
-            f"edge_kind must be integer [num_edges] = [{num_edges}], got {edge_kind.dtype} {list(edge_kind.shape)}. "
-            "Give one bitmask per column of edge_index."
-        )
-    if edge_kind.numel() and (int(edge_kind.min()) < 0 or int(edge_kind.max()) > all_bits(kinds)):
-        raise ValueError(
-            f"edge_kind must lie in [0, 2^{len(kinds)}) for kinds {kinds}, got {int(edge_kind.max())}. "
-            "Name every bit in `kinds`."
-        )
-    return edge_kind.to(torch.int16)
-
-
-def _checked_blocks(
-    blocks: Blocks, num_src_nodes: int, num_dst_nodes: int, device: torch.device, kinds: tuple[str, ...]
-) -> Blocks:
-    for name, nodes, size in (("src", blocks.src, num_src_nodes), ("dst", blocks.dst, num_dst_nodes)):
-        if nodes.dtype != torch.int64 or (nodes.numel() and (int(nodes.min()) < 0 or int(nodes.max()) >= size)):
-            raise ValueError(
-                f"blocks.{name} must be int64 in [0, {size}), got {nodes.dtype} up to "
-                f"{int(nodes.max()) if nodes.numel() else '-'}. Check num_{name}_nodes."
-            )
-    size = torch.diff(blocks.src_ptr)[blocks.of_target()]
-    if blocks.prefix.shape != blocks.dst.shape or bool(((blocks.prefix < 0) | (blocks.prefix > size)).any()):
-        raise ValueError(
-            "blocks.prefix must hold, for each block target, how many of its block's sources it reads. "
-            "Use graphattn.graph.blocks.bicliques for plain blocks."
-        )
-    if blocks.dst.device != device:
-        raise ValueError(
-            f"blocks must be on the device of edge_index, {device}, got {blocks.dst.device}. Move them first."
-        )
-    distinct = torch.unique(blocks.of_target() * max(num_dst_nodes, 1) + blocks.dst).numel() == blocks.dst.numel()
-    distinct &= torch.unique(blocks.of_source() * max(num_src_nodes, 1) + blocks.src).numel() == blocks.src.numel()
-    if not distinct:
-        raise ValueError("a block must list each target and each source once. Remove the repeated node.")
-    known = blocks.kind & all_bits(kinds)
-    cleaned = blocks._replace(kind=known).in_order().without_empty()
-    return cleaned if cleaned is not None else blocks._replace(prefix=torch.zeros_like(blocks.prefix))
+    return edge_index
 
 
 def _combine_heads(left: AttentionGraph, right: AttentionGraph, keys: Tensor, symbol: str) -> tuple[Tensor, Tensor]:
@@ -1120,15 +1121,6 @@ def _kinds_of_blocks(graph: AttentionGraph, kinds: tuple[str, ...]) -> Blocks:
     return graph.blocks._replace(kind=rename_bits(graph.blocks.kind, graph.kinds, kinds))
 
 
-def _read_sources(blocks: Blocks) -> Tensor:
-    """Returns the sources that at least one row of their block reads."""
-    block = blocks.of_target()
-    longest = torch.zeros_like(blocks.src_ptr[1:]).scatter_reduce_(0, block, blocks.prefix, "amax")
-    owner = blocks.of_source()
-    rank = torch.arange(blocks.src.numel(), device=blocks.src.device) - blocks.src_ptr[owner]
-    return blocks.src[rank < longest[owner]]
-
-
 def _same_blocks(left: Blocks, right: Blocks) -> bool:
     return all(torch.equal(a, b) for a, b in zip(left[:5], right[:5], strict=True))
 
@@ -1158,20 +1150,20 @@ def _inverse(order: Tensor, ptr: Tensor | None, num_nodes: int, name: str) -> Te
 def _refuse_above_limit(num_edges: int, what: str, graph: AttentionGraph) -> None:
     if num_edges > MAX_ENUMERATED_EDGES:
         raise ValueError(
-            f"{_shortened(graph.origin)}: {what} would hold {num_edges:,} edges ({num_edges * 16 / 2**30:,.0f} GiB), above "
-            f"the limit of {MAX_ENUMERATED_EDGES:,}. Keep it as blocks, or start from a sparser graph."
+            f"{_shortened(graph.origin)}: {what} would hold {num_edges:,} edges ({num_edges * 16 / 2**30:,.0f} GiB), "
+            f"above the limit of {MAX_ENUMERATED_EDGES:,}. Keep it as blocks, or start from a sparser graph."
         )
 
 
 def _grouped(origin: str, symbol: str) -> str:
     """Puts an operand in brackets where the expression would read otherwise without them."""
-    if " " not in origin or origin.endswith(" edges"):
-        return origin
     depth, operators = 0, set()
-    for at, char in enumerate(origin):
+    for before, char in zip(" " + origin, origin):
         depth += (char in "([") - (char in ")]")
-        if depth == 0 and char in "|&-^@~" and origin[at - 1 : at] == " ":
+        if depth == 0 and before == " " and char in "|&-^@~":
             operators.add(char)
+    if symbol != ".":
+        operators.discard("~")  # binds tighter than the rest, but not than a method
     if not operators or (operators == {symbol} and symbol in "|&"):
         return origin
     return f"({origin})"

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from graphattn.graph.ragged import ragged_range
+from graphattn.graph import pairs
+from graphattn.graph.ragged import check_ptr, ragged_range
 
 
 class Blocks(NamedTuple):
-    """Many bicliques, block b over the targets dst[dst_ptr[b]:dst_ptr[b+1]] and the sources src[src_ptr[b]:src_ptr[b+1]]."""
+    """Many bicliques: block b joins targets dst[dst_ptr[b]:dst_ptr[b+1]] and sources src[src_ptr[b]:src_ptr[b+1]]."""
 
     dst_ptr: Tensor  # [num_blocks + 1] int64, offsets into dst
     dst: Tensor  # [num_block_targets] int64 node ids
@@ -44,10 +45,13 @@ class Blocks(NamedTuple):
         block = self.of_target()[row]
         return torch.stack([self.src[self.src_ptr[block] + offset], self.dst[row]]), self.kind[block]
 
-    def contains(self, edge_index: Tensor) -> Tensor:
-        """Returns bool [num_edges]: whether some block holds the pair. O((edges · blocks per target) · log)."""
+    def holder(self, edge_index: Tensor) -> Tensor:
+        """Returns a block that holds each pair, int64 [num_edges], −1 where none does.
+
+        Takes O(edges · blocks per target · log).
+        """
         src, dst = edge_index
-        width = int(max(self.src.max(), src.max())) + 1 if self.src.numel() and src.numel() else 1
+        width = int(torch.cat([self.src, src, src.new_zeros(1)]).max()) + 1
         source_key = self.of_source() * width + self.src
         sorted_key, rank = source_key.sort()  # (block, source) pairs, to look a source up in a block
         target, by_target = self.dst.sort(stable=True)
@@ -55,16 +59,17 @@ class Blocks(NamedTuple):
         edge, offset = ragged_range(torch.searchsorted(target, dst, right=True) - first)
         row = by_target[first[edge] + offset]  # every block row whose target is the edge's
         block = self.of_target()[row]
-        wanted = block * width + src[edge]
-        place = torch.searchsorted(sorted_key, wanted).clamp(max=max(sorted_key.numel() - 1, 0))
-        inside = torch.zeros_like(src, dtype=torch.bool)
-        if sorted_key.numel():
-            is_read = (sorted_key[place] == wanted) & (rank[place] - self.src_ptr[block] < self.prefix[row])
-            inside[edge[is_read]] = True
-        return inside
+        place = pairs.find(sorted_key, block * width + src[edge])
+        is_read = (place >= 0) & (rank[place] - self.src_ptr[block] < self.prefix[row])
+        holder = torch.full_like(src, -1)
+        holder[edge[is_read]] = block[is_read]
+        return holder
 
     def overlapping(self) -> Tensor:
-        """Returns bool [num_blocks]: whether the block shares a target and a source with another one."""
+        """Returns bool [num_blocks]: whether the block shares a target and a source with another one.
+
+        Two staircases may do so without sharing a pair; they count as overlapping all the same.
+        """
         by_target = _pairs_sharing(self.dst, self.of_target(), self.num_blocks)
         by_source = _pairs_sharing(self.src, self.of_source(), self.num_blocks) if by_target.numel() else by_target
         both = by_target[torch.isin(by_target, by_source)]
@@ -88,16 +93,19 @@ class Blocks(NamedTuple):
         )
 
     def without_empty(self) -> "Blocks | None":
-        """Drops rows that read nothing and blocks without pairs."""
-        if not bool((self.prefix == 0).any()):
-            return self if self.num_blocks else None
+        """Drops rows that read nothing, sources that no row reads, and blocks without pairs."""
         rows = self.prefix > 0
-        count = torch.zeros_like(self.dst_ptr[1:]).index_add_(0, self.of_target(), rows.long())
-        return self._replace(dst_ptr=_ptr(count), dst=self.dst[rows], prefix=self.prefix[rows]).select(count > 0)
+        block, owner = self.of_target(), self.of_source()
+        num_rows = torch.zeros_like(self.dst_ptr[1:]).index_add_(0, block, rows.long())
+        num_read = torch.zeros_like(num_rows).scatter_reduce_(0, block, self.prefix, "amax")
+        columns = torch.arange(self.src.numel(), device=self.src.device) - self.src_ptr[owner] < num_read[owner]
+        return Blocks(
+            _ptr(num_rows), self.dst[rows], _ptr(num_read), self.src[columns], self.prefix[rows], self.kind
+        ).select(num_rows > 0)
 
     def keep_causal(self) -> "Blocks | None":
         """Keeps src <= dst. Needs sources in ascending order in each block; returns None if nothing is left."""
-        width = max(int(max(self.src.max(), self.dst.max())) + 1 if self.src.numel() and self.dst.numel() else 1, 1)
+        width = int(torch.maximum(self.src.max(), self.dst.max())) + 1
         key = self.of_source() * width + self.src
         block = self.of_target()
         upto = torch.searchsorted(key, block * width + self.dst, right=True) - self.src_ptr[block]
@@ -105,8 +113,6 @@ class Blocks(NamedTuple):
 
     def sources_ascend(self) -> bool:
         """Returns whether each block lists its sources in ascending order, as every builder does."""
-        if self.src.numel() < 2:
-            return True
         within_block = torch.diff(self.of_source()) == 0
         return not bool((within_block & (torch.diff(self.src) <= 0)).any())
 
@@ -123,30 +129,25 @@ class Blocks(NamedTuple):
         """Renames nodes: source s becomes src_map[s], target t becomes dst_map[t]."""
         return self._replace(src=src_map[self.src], dst=dst_map[self.dst]).in_order()
 
+    def readers(self) -> Tensor:
+        """Returns how many targets of its block read each source, [num_block_sources]."""
+        start = self.src_ptr[self.of_target()]
+        change = torch.zeros(self.src.numel() + 1, dtype=torch.int64, device=self.src.device)
+        change.index_add_(0, start, torch.ones_like(start))
+        change.index_add_(0, start + self.prefix, -torch.ones_like(start))
+        return torch.cumsum(change, 0)[:-1]
+
     def in_order(self) -> "Blocks":
-        """Sorts targets inside each block, and sources where every target reads all of them."""
-        block = self.of_target()
-        rows = _argsort_within(block, self.dst)
-        blocks = self._replace(dst=self.dst[rows], prefix=self.prefix[rows])
-        size = torch.diff(self.src_ptr)
-        is_plain = torch.ones_like(size, dtype=torch.bool)
-        is_plain[block[self.prefix < size[block]]] = False
-        owner = self.of_source()
-        position = torch.arange(self.src.numel(), device=self.src.device)
-        columns = _argsort_within(owner, torch.where(is_plain[owner], self.src, position))
-        return blocks._replace(src=self.src[columns])
+        """Sorts targets inside each block, and sources that the same targets read: one form for the same pairs."""
+        rows = _argsort_within(self.of_target(), self.dst)
+        width = int(self.src.max()) + 1 if self.src.numel() else 1
+        columns = _argsort_within(self.of_source(), self.src - self.readers() * width)  # most read first
+        return self._replace(dst=self.dst[rows], prefix=self.prefix[rows], src=self.src[columns])
 
     def transpose(self) -> "Blocks":
-        """Swaps targets and sources: a source read by targets with prefix > its rank becomes a target that reads those."""
-        block = self.of_target()
-        order = _argsort_within(block, -self.prefix)  # longest readers first: each source reads a prefix of them
-        rank = torch.arange(self.src.numel(), device=self.src.device) - self.src_ptr[self.of_source()]
-        width = int(self.prefix.max()) + 1 if self.prefix.numel() else 1
-        falling = block * (width + 1) + (width - self.prefix[order])
-        # targets with prefix > rank: those whose falling key lies below the one a prefix equal to rank would have
-        wanted = self.of_source() * (width + 1) + (width - torch.clamp(rank, max=width))
-        readers = torch.searchsorted(falling, wanted) - self.dst_ptr[self.of_source()]
-        swapped = Blocks(self.src_ptr, self.src, self.dst_ptr, self.dst[order], readers, self.kind)
+        """Swaps targets and sources: a source becomes a target that reads those whose prefix exceeds its rank."""
+        longest_first = _argsort_within(self.of_target(), -self.prefix)
+        swapped = Blocks(self.src_ptr, self.src, self.dst_ptr, self.dst[longest_first], self.readers(), self.kind)
         return swapped.in_order()
 
     def shift(self, dst_offset: int, src_offset: int) -> "Blocks":
@@ -177,6 +178,50 @@ def bicliques(dst_ptr: Tensor, dst: Tensor, src_ptr: Tensor, src: Tensor) -> Blo
     prefix = torch.repeat_interleave(torch.diff(src_ptr), torch.diff(dst_ptr))
     kind = torch.ones(dst_ptr.numel() - 1, dtype=torch.int16, device=dst.device)
     return Blocks(dst_ptr, dst, src_ptr, src, prefix, kind).without_empty()
+
+
+def checked_blocks(blocks: Blocks, num_src_nodes: int, num_dst_nodes: int, device: torch.device) -> Blocks | None:
+    """Returns blocks in order and without empty ones (None if no pair is left), or raises.
+
+    Raises:
+        ValueError: if a field has the wrong shape, dtype, device or range, or a block repeats a node.
+    """
+    for name, field in blocks._asdict().items():
+        if field.device != device:
+            raise ValueError(
+                f"blocks.{name} must be on the device of edge_index, {device}, got {field.device}. Move it first."
+            )
+    for name, nodes, ptr, size in (
+        ("dst", blocks.dst, blocks.dst_ptr, num_dst_nodes),
+        ("src", blocks.src, blocks.src_ptr, num_src_nodes),
+    ):
+        if nodes.dtype != torch.int64 or nodes.dim() != 1:
+            raise ValueError(
+                f"blocks.{name} must be int64 [num_entries], got {nodes.dtype} {list(nodes.shape)}. Pass node ids."
+            )
+        if nodes.numel() and (int(nodes.min()) < 0 or int(nodes.max()) >= size):
+            wrong = int(nodes.min()) if int(nodes.min()) < 0 else int(nodes.max())
+            raise ValueError(f"blocks.{name} must lie in [0, {size}), got {wrong}. Check num_{name}_nodes.")
+        check_ptr(ptr, nodes.numel(), f"blocks.{name}_ptr")
+        if ptr.numel() != blocks.num_blocks + 1:
+            raise ValueError(
+                f"blocks.{name}_ptr must have one entry more than blocks.kind, {blocks.num_blocks + 1}, got "
+                f"{ptr.numel()}. Give every block its offsets and its kind."
+            )
+    num_sources = torch.diff(blocks.src_ptr)[blocks.of_target()]
+    if blocks.prefix.shape != blocks.dst.shape or bool(((blocks.prefix < 0) | (blocks.prefix > num_sources)).any()):
+        raise ValueError(
+            "blocks.prefix must hold, for each block target, how many of its block's sources it reads, "
+            f"got {list(blocks.prefix.shape)} for {blocks.dst.numel()} targets, or a number out of range. "
+            "Use graphattn.graph.bicliques for plain blocks."
+        )
+    for owner, nodes, size in (
+        (blocks.of_target(), blocks.dst, num_dst_nodes),
+        (blocks.of_source(), blocks.src, num_src_nodes),
+    ):
+        if torch.unique(owner * size + nodes).numel() != nodes.numel():
+            raise ValueError("a block must list each target and each source once. Remove the repeated node.")
+    return blocks.in_order().without_empty()
 
 
 def _ptr(counts: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Conversions between a graph and masks, PyG objects and files. Polarity is in the name; PyG is imported when asked for."""
+"""Conversions between a graph and masks, PyG objects and files. Polarity is in the name; PyG is imported on use."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graph.blocks import Blocks
+from graphattn.graph.kinds import join, rename_bits
 from graphattn.graph.plan import Plan, pointers
 from graphattn.graph.ragged import batch_of
 
@@ -32,8 +33,8 @@ def to_mask(graph: AttentionGraph) -> Tensor:
     num_pairs = graph.num_src_nodes * graph.num_dst_nodes
     if num_pairs > MAX_MASK_PAIRS:
         raise ValueError(
-            f"a dense mask of {graph.num_dst_nodes} × {graph.num_src_nodes} would take {num_pairs / 2**30:.1f} GiB, above "
-            "the limit of 1 GiB. Pass the graph itself to graph_attention, or convert a subgraph."
+            f"a dense mask of {graph.num_dst_nodes} × {graph.num_src_nodes} would take {num_pairs / 2**30:.1f} GiB, "
+            "above the limit of 1 GiB. Pass the graph itself to graph_attention, or convert a subgraph."
         )
     src, dst = graph.edge_index
     head_mask = graph.head_mask
@@ -52,7 +53,7 @@ def checked_mask(mask: Tensor) -> Tensor:
     """Returns a bool mask [num_dst_nodes, num_src_nodes] or [num_heads, ...] unchanged, or raises."""
     if mask.dtype != torch.bool:
         raise TypeError(
-            f"mask must have dtype torch.bool, got {mask.dtype}. Say which value means attend: mask == 1, or mask > -inf."
+            f"mask must have dtype torch.bool, got {mask.dtype}. Say which value means attend: mask == 1, mask > -inf."
         )
     if mask.dim() not in (2, 3):
         raise ValueError(
@@ -70,7 +71,7 @@ def from_mask(mask: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def to_edge_index(graph: AttentionGraph) -> EdgeIndex:
-    """Returns a PyG `EdgeIndex` [2, num_edges], sorted by target, with its CSC and CSR pointers filled in from the plan."""
+    """Returns a PyG `EdgeIndex` [2, num_edges], sorted by target, with its CSC and CSR pointers from the plan."""
     from torch_geometric import EdgeIndex
 
     plan = graph.enumerate().plan()
@@ -80,6 +81,11 @@ def to_edge_index(graph: AttentionGraph) -> EdgeIndex:
     edge_index._indptr = plan.target_ptr
     edge_index._T_perm, edge_index._T_indptr = plan.source_order, plan.source_ptr
     return edge_index
+
+
+def plain(edge_index: Tensor) -> Tensor:
+    """Returns the tensor inside a PyG `EdgeIndex`, any other tensor as it is."""
+    return edge_index.as_tensor() if hasattr(edge_index, "as_tensor") else edge_index
 
 
 def plan_of_edge_index(edge_index: Tensor, num_src_nodes: int, num_dst_nodes: int) -> Plan | None:
@@ -95,13 +101,17 @@ def plan_of_edge_index(edge_index: Tensor, num_src_nodes: int, num_dst_nodes: in
         return None
     if target_ptr.numel() != num_dst_nodes + 1 or source_ptr.numel() != num_src_nodes + 1:
         return None
-    src, dst = edge_index.as_subclass(Tensor)
+    src, dst = plain(edge_index)
+    source_order = source_order.long()
+    # PyG's sort is not stable: its permutation is ours only where the edges of each source stayed in order
+    if bool(((torch.diff(src[source_order]) == 0) & (torch.diff(source_order) < 0)).any()):
+        source_order = torch.argsort(src, stable=True)
     return Plan(
         target_ptr.long(),
         src.contiguous(),
         dst.contiguous(),
         source_ptr.long(),
-        source_order.long(),
+        source_order,
         None,
         None,
         (),
@@ -156,6 +166,23 @@ def sizes_of_data(data: Data) -> tuple[int, Tensor | None]:
     return num_nodes, pointers(batch, num_graphs)
 
 
+def kinds_of_data(data: Data, kind: str) -> tuple[tuple[str, ...], Tensor | None]:
+    """Returns the kinds and the edge_kind that `to_data` wrote, ((kind,), None) where there are none.
+
+    A `Batch` lists the kinds of each of its graphs; they are joined and the bits renamed.
+    """
+    if "kinds" not in data or "edge_kind" not in data:
+        return (kind,), None
+    if all(isinstance(name, str) for name in data.kinds):
+        return tuple(data.kinds), data.edge_kind
+    kinds: tuple[str, ...] = ()
+    for names in data.kinds:
+        kinds = join(kinds, tuple(names))
+    num_edges = torch.bincount(data.batch[plain(data.edge_index)[1]], minlength=len(data.kinds))
+    parts = data.edge_kind.split(num_edges.tolist())
+    return kinds, torch.cat([rename_bits(part, tuple(old), kinds) for part, old in zip(parts, data.kinds)])
+
+
 def save(graph: AttentionGraph, path: str | os.PathLike[str]) -> None:
     """Writes a graph to one safetensors file, through a temporary name so that a killed process leaves no half file."""
     from safetensors.torch import save_file
@@ -196,7 +223,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], tuple[str, ..
     """Returns (tensors by name, kinds, (num_src_nodes, num_dst_nodes), origin) of a file written by `save`."""
     from safetensors import SafetensorError, safe_open
 
-    if not os.path.exists(path):
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"no such file: {os.fspath(path)}. Write one with graph.save(path).")
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
@@ -214,5 +241,8 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], tuple[str, ..
     needed = {"edge_index"} | ({f"blocks.{name}" for name in Blocks._fields} if "blocks.dst" in tensors else set())
     if missing := needed - tensors.keys():
         raise ValueError(f"{os.fspath(path)} lacks {sorted(missing)}. Save the graph again.")
-    sizes = int(header["num_src_nodes"]), int(header["num_dst_nodes"])
-    return tensors, tuple(json.loads(header["kinds"])), sizes, header["origin"]
+    try:
+        sizes = int(header["num_src_nodes"]), int(header["num_dst_nodes"])
+        return tensors, tuple(json.loads(header["kinds"])), sizes, header["origin"]
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)} has a damaged header ({error!r}). Save the graph again.") from error

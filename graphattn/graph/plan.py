@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from graphattn.graph.blocks import Blocks
 
-MAX_PADDING_WASTE = (
-    0.15  # a bucket takes another size of block while padded pairs stay within this share above real ones
-)
+# A bucket takes another size of block while padded pairs stay within this share above real ones.
+MAX_PADDING_WASTE = 0.15
 
 
 class Bucket(NamedTuple):
     """Blocks of similar size, padded to one shape, to be run as one batched dense product."""
 
-    dst: Tensor  # [num_blocks, num_targets] int64; padding repeats node 0
-    src: Tensor  # [num_blocks, num_sources] int64; padding repeats node 0
-    prefix: (
-        Tensor | None
-    )  # [num_blocks, num_targets] int64: leading sources that a row reads, 0 in padding; None where all read all
-    real: Tensor | None  # [num_real_targets] positions of dst.flatten() that are no padding; None where all are
-    first: (
-        Tensor | None
-    )  # [num_blocks, num_targets] canonical position of each row's first edge; None where rows interleave
+    # dst and src: int64 node ids, node 0 in padding
+    dst: Tensor  # [num_blocks, num_targets]
+    src: Tensor  # [num_blocks, num_sources]
+    # prefix [num_blocks, num_targets] int64: leading sources that a row reads, 0 in padding; None where all read all
+    prefix: Tensor | None
+    # real [num_real_targets] int64: positions of dst.flatten() that are no padding; None where all are
+    real: Tensor | None
+    # first [num_blocks, num_targets] int64: canonical position of each row's first edge, 0 in padding;
+    # None where rows of blocks and edges interleave
+    first: Tensor | None
 
 
 class Plan(NamedTuple):
@@ -45,14 +45,11 @@ class Plan(NamedTuple):
     def map(self, move: Callable[[Tensor], Tensor]) -> Plan:
         """Applies `move` to every tensor."""
 
-        def maybe(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else move(tensor)
+        def moved(fields: Plan | Bucket) -> dict[str, Any]:
+            return {name: move(value) for name, value in fields._asdict().items() if isinstance(value, Tensor)}
 
-        return Plan(
-            *(maybe(field) for field in self[:7]),
-            tuple(Bucket(*map(maybe, bucket)) for bucket in self.buckets),
-            self.covers_once,
-        )  # type: ignore[arg-type]
+        buckets = tuple(bucket._replace(**moved(bucket)) for bucket in self.buckets)
+        return self._replace(buckets=buckets, **moved(self))
 
 
 def make_plan(
@@ -69,7 +66,7 @@ def make_plan(
     block_rows = torch.bincount(blocks.dst, minlength=num_dst_nodes)
     covers_once = not bool(((block_rows > 1) | ((block_rows > 0) & (degree > 0))).any())
     first = edge_id = None
-    if covers_once and _rows_ascend(blocks):
+    if covers_once and blocks.sources_ascend():
         total = degree.index_add(0, blocks.dst, blocks.prefix)
         start = torch.cumsum(total, 0) - total
         first = start[blocks.dst]
@@ -88,20 +85,14 @@ def pointers(sorted_ids: Tensor, num_nodes: int) -> Tensor:
     return torch.searchsorted(sorted_ids, torch.arange(num_nodes + 1, device=sorted_ids.device))
 
 
-def _rows_ascend(blocks: Blocks) -> bool:
-    """Whether every row's sources, in reading order, are in canonical order."""
-    return blocks.sources_ascend()
-
-
 def _buckets(blocks: Blocks, first: Tensor | None) -> tuple[Bucket, ...]:
     num_targets, num_sources = torch.diff(blocks.dst_ptr), torch.diff(blocks.src_ptr)
     shapes, shape_of = torch.unique(torch.stack([num_sources, num_targets], 1), dim=0, return_inverse=True)
     count = torch.bincount(shape_of, minlength=shapes.shape[0])
     groups: list[list[int]] = []
     real_pairs, tallest, widest, members = 0, 0, 0, 0
-    for index, ((wide, tall), times) in enumerate(
-        zip(shapes.tolist(), count.tolist(), strict=True)
-    ):  # distinct sizes, not graphs
+    # a Python loop over distinct sizes, not over blocks
+    for index, ((wide, tall), times) in enumerate(zip(shapes.tolist(), count.tolist(), strict=True)):
         grown = (max(widest, wide), max(tallest, tall), members + times, real_pairs + wide * tall * times)
         if groups and grown[0] * grown[1] * grown[2] <= (1 + MAX_PADDING_WASTE) * grown[3]:
             groups[-1].append(index)

@@ -1,4 +1,4 @@
-"""Ragged batches: the sizes of many graphs as one tensor of node offsets, and ranges of unequal length without a loop."""
+"""Ragged batches: the sizes of many graphs as node offsets, and ranges of unequal length without a loop."""
 
 import torch
 from torch import Tensor
@@ -39,6 +39,19 @@ def node_ptr(sizes: Sizes, name: str = "sizes") -> Tensor:
     ptr = torch.zeros(sizes.numel() + 1, dtype=torch.int64, device=sizes.device)
     torch.cumsum(sizes, 0, out=ptr[1:])
     return ptr
+
+
+def check_ptr(ptr: Tensor, total: int, name: str) -> None:
+    """Raises a ValueError unless `ptr` is int64 [num_graphs + 1] and rises from 0 to `total`."""
+    if ptr.dtype != torch.int64 or ptr.dim() != 1 or ptr.numel() < 1:
+        raise ValueError(
+            f"{name} must be int64 [num_graphs + 1], got {ptr.dtype} {list(ptr.shape)}. Pass offsets, 0 first."
+        )
+    if int(ptr[0]) != 0 or int(ptr[-1]) != total or bool((torch.diff(ptr) < 0).any()):
+        raise ValueError(
+            f"{name} must rise from 0 to the number of entries, {total}, got {ptr[:8].tolist()}. "
+            "Use the cumulative sum of the sizes."
+        )
 
 
 def batch_of(ptr: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Rules that filter edges: `graph.keep(rule)` with `rule(src, dst) -> bool`, element by element.
 
-A rule sees global node ids, so in a batch of square graphs `is_causal` and `within` mean the same as in each graph alone.
+A rule sees global node ids: in a batch of square graphs `is_causal` and `within` mean the same as in each graph alone.
 """
 
 from collections.abc import Callable

@@ -44,7 +44,7 @@ def summarize(graph: AttentionGraph) -> str:
     lines.append(
         f"  {nodes} in {graph.num_graphs} graph{'s' if graph.num_graphs != 1 else ''}, {graph.num_edges} edges{stored}"
     )
-    lines.append(f"  density {density(graph):.4%} of the pairs inside graphs")
+    lines.append(f"  density {100 * density(graph):.4g}% of the pairs inside graphs")
     if degree.numel():
         lines.append(
             f"  edges per target: min {int(degree.min())}, median {int(degree.median())}, max {int(degree.max())}; "

@@ -1,0 +1,160 @@
+"""The plan: pointers by a slow count, blocks in buckets that cover every pair once, and made exactly once."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from graphattn.graph import AttentionGraph, bicliques, node_ptr
+from graphattn.graph.plan import MAX_PADDING_WASTE, Bucket, Plan, pointers
+from graphattn.graph.rules import is_causal
+from tests.strategies import batch_graphs, block_graphs, graphs, mixed_graphs, nodes, pairs_in
+
+NO_EDGE = torch.empty(2, 0, dtype=torch.int64)
+
+
+def full(sizes: list[int]) -> AttentionGraph:
+    """Full attention inside each graph of a batch."""
+    ptr = node_ptr(torch.tensor(sizes))
+    node = torch.arange(sum(sizes))
+    return AttentionGraph(NO_EDGE, sum(sizes), src_ptr=ptr, blocks=bicliques(ptr, node, ptr, node))
+
+
+def rows(bucket: Bucket) -> list[tuple[int, list[int], int | None]]:
+    """Lists the real rows of a bucket: target, its sources in reading order, canonical position of its first edge."""
+    num_blocks, num_targets = bucket.dst.shape
+    real = range(bucket.dst.numel()) if bucket.real is None else bucket.real.tolist()
+    listed = []
+    for position in real:
+        b, t = divmod(position, num_targets)
+        upto = bucket.src.shape[1] if bucket.prefix is None else int(bucket.prefix[b, t])
+        first = None if bucket.first is None else int(bucket.first[b, t])
+        listed.append((int(bucket.dst[b, t]), bucket.src[b, :upto].tolist(), first))
+    assert len(bucket.src) == num_blocks
+    return listed
+
+
+@given(graphs())
+def test_pointers_delimit_the_edges_of_each_target_and_source(graph: AttentionGraph) -> None:
+    plan = graph.plan()
+    edges = graph.explicit_edges.T.tolist()
+    assert torch.stack([plan.src, plan.dst]).T.tolist() == edges
+    for i in range(graph.num_dst_nodes):
+        mine = range(int(plan.target_ptr[i]), int(plan.target_ptr[i + 1]))
+        assert [edges[k] for k in mine] == [edge for edge in edges if edge[1] == i]
+    for j in range(graph.num_src_nodes):
+        mine = plan.source_order[plan.source_ptr[j] : plan.source_ptr[j + 1]].tolist()
+        assert [edges[k] for k in mine] == [edge for edge in edges if edge[0] == j]  # each source's targets ascend
+    assert plan.target_ptr.shape == (graph.num_dst_nodes + 1,)
+    assert plan.source_ptr.shape == (graph.num_src_nodes + 1,)
+
+
+@given(graphs())
+def test_buckets_cover_each_pair_of_each_block_exactly_once(graph: AttentionGraph) -> None:
+    covered = [(i, j) for bucket in graph.plan().buckets for i, sources, _ in rows(bucket) for j in sources]
+    assert sorted(covered) == sorted((i, j) for i, j, _ in pairs_in(graph.blocks))
+    for bucket in graph.plan().buckets:
+        if bucket.real is not None:
+            padding = torch.ones(bucket.dst.numel(), dtype=torch.bool)
+            padding[bucket.real] = False
+            assert not bucket.dst.flatten()[padding].any()
+            assert not bucket.prefix.flatten()[padding].any()
+
+
+@given(graphs() | mixed_graphs() | batch_graphs())
+def test_positions_in_the_plan_are_those_that_find_gives(graph: AttentionGraph) -> None:
+    plan = graph.plan()
+    assert (plan.edge_id is None) == (all(bucket.first is None for bucket in plan.buckets))
+    if plan.edge_id is not None:
+        assert_close(plan.edge_id, graph.find(plan.src, plan.dst))
+    for bucket in plan.buckets:
+        for i, sources, first in rows(bucket):
+            if first is not None:
+                where = graph.find(torch.tensor(sources), torch.full((len(sources),), i))
+                assert where.tolist() == list(range(first, first + len(sources)))
+
+
+@given(graphs())
+def test_covers_once_says_whether_a_target_is_merged_from_several_parts(graph: AttentionGraph) -> None:
+    parts = [int(i) for i in set(graph.explicit_edges[1].tolist())]
+    parts += [i for i, _ in {(i, b) for i, _, b in pairs_in(graph.blocks)}]
+    assert graph.plan().covers_once == (len(set(parts)) == len(parts))
+
+
+def test_full_attention_in_a_batch_has_positions_beside_listed_edges() -> None:
+    graph = full([3, 1, 4]) - AttentionGraph(torch.tensor([[0], [0]]), 8)  # listed
+    assert graph.plan().edge_id is None
+    sizes = node_ptr(torch.tensor([2, 3]))
+    blocks = bicliques(sizes, torch.tensor([1, 2, 4, 5, 6]), sizes, torch.tensor([1, 2, 4, 5, 6]))
+    mixed = AttentionGraph(torch.tensor([[3, 0, 6], [0, 3, 3]]), 7, blocks=blocks)
+    plan = mixed.plan()
+    assert plan.covers_once
+    assert plan.edge_id.tolist() == [0, 5, 6]
+    assert {i: first for bucket in plan.buckets for i, _, first in rows(bucket)} == {1: 1, 2: 3, 4: 7, 5: 10, 6: 13}
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30))
+def test_padding_stays_within_its_share(sizes: list[int]) -> None:
+    buckets = full(sizes).plan().buckets
+    for bucket in buckets:
+        padded = bucket.dst.numel() * bucket.src.shape[1]
+        real = sum(len(sources) for _, sources, _ in rows(bucket))
+        assert padded <= (1 + MAX_PADDING_WASTE) * real
+    assert len(buckets) <= len(set(sizes))
+    assert sum(bucket.dst.shape[0] for bucket in buckets) == len(sizes)
+
+
+def test_blocks_of_one_size_share_a_bucket_without_padding() -> None:
+    (bucket,) = full([5] * 7).plan().buckets
+    assert bucket.dst.shape == bucket.src.shape == (7, 5)
+    assert (bucket.prefix, bucket.real) == (None, None)
+    (causal,) = full([5] * 7).keep(is_causal).plan().buckets
+    assert causal.prefix.tolist() == [[1, 2, 3, 4, 5]] * 7
+
+
+def test_plan_is_made_once_and_kept() -> None:
+    graph = full([3, 4])
+    assert graph.plan() is graph.plan()
+    moved = graph.to("cpu")
+    assert moved._plan is not None
+    assert_close(moved.plan().target_ptr, graph.plan().target_ptr)
+    assert graph.keep(is_causal)._plan is None
+
+
+@given(graphs())
+def test_map_reaches_every_tensor_and_nothing_else(graph: AttentionGraph) -> None:
+    plan = graph.plan()
+    doubled = plan.map(lambda tensor: tensor.clone())
+
+    def shapes(plan: Plan) -> list[object]:
+        fields = [*plan[:7], *(field for bucket in plan.buckets for field in bucket), plan.covers_once]
+        return [field.tolist() if isinstance(field, torch.Tensor) else field for field in fields]
+
+    assert shapes(doubled) == shapes(plan)
+    assert all(a is not b for a, b in zip(plan, doubled) if isinstance(a, torch.Tensor))
+
+
+@given(nodes().flatmap(lambda over: block_graphs(over, "any")))
+def test_head_mask_and_blocks_do_not_disturb_the_listed_plan(graph: AttentionGraph) -> None:
+    listed = graph.enumerate().plan()
+    assert listed.buckets == ()
+    assert torch.stack([listed.src, listed.dst]).tolist() == graph.edge_index.tolist()
+
+
+def test_pointers_of_no_edge_are_zero() -> None:
+    assert pointers(torch.empty(0, dtype=torch.int64), 3).tolist() == [0, 0, 0, 0]
+    assert pointers(torch.empty(0, dtype=torch.int64), 0).tolist() == [0]
+
+
+def test_a_compiled_region_reads_a_plan_but_refuses_to_make_one() -> None:
+    ready, bare = full([3, 4]), full([3, 4])
+    ready.plan()
+
+    def num_blocks(graph: AttentionGraph) -> torch.Tensor:
+        return sum(bucket.dst.sum() for bucket in graph.plan().buckets) + graph.plan().src.sum()
+
+    compiled = torch.compile(num_blocks, fullgraph=True, backend="eager")
+    assert int(compiled(ready)) == sum(range(7))
+    with pytest.raises(Exception, match=r"graph.plan\(\) must be made before a compiled region"):
+        compiled(bare)
