@@ -13,7 +13,9 @@ from graphattn.ops import graph_attention
 class Score(Protocol):
     """A score seat: a frozen spec whose module turns (x, source) into (query, key)."""
 
-    def build(self, embed_dim: int, num_heads: int, *, num_key_heads: int, source_dim: int, bias: bool) -> nn.Module: ...
+    def build(
+        self, embed_dim: int, num_heads: int, *, num_key_heads: int, source_dim: int, bias: bool
+    ) -> nn.Module: ...
 
 
 class Select(Protocol):
@@ -37,7 +39,8 @@ class GraphAttention(nn.Module):
         (q, k) = score(x, source);  v = source · W_V
         y_i    = W_O · concat_h( graph_attention(q, k, v, graph)_{i,h} )
 
-    A seat is a spec without sizes; the layer builds and owns its module, so one spec given to twelve layers shares nothing.
+    A seat is a spec without sizes; the layer builds and owns its module, so one spec given to twelve layers shares
+    nothing.
 
     Args:
         embed_dim: width of x and of the output.
@@ -85,15 +88,24 @@ class GraphAttention(nn.Module):
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}. Give the layer a positive size.")
         if embed_dim % num_heads:
-            raise ValueError(f"num_heads must divide embed_dim, got {num_heads} heads for width {embed_dim}. "
-                             f"Use embed_dim={embed_dim - embed_dim % num_heads or num_heads}.")  # fmt: skip
+            raise ValueError(
+                f"num_heads must divide embed_dim, got {num_heads} heads for width {embed_dim}. "
+                f"Use embed_dim={embed_dim - embed_dim % num_heads or num_heads}."
+            )
         if num_heads % num_key_heads:
-            raise ValueError(f"num_key_heads must divide num_heads, got {num_key_heads} for {num_heads} heads. "
-                             "Grouped heads share a key among equally many queries.")  # fmt: skip
+            raise ValueError(
+                f"num_key_heads must divide num_heads, got {num_key_heads} for {num_heads} heads. "
+                "Grouped heads share a key among equally many queries."
+            )
         if not 0.0 <= dropout_p <= 1.0:
-            raise ValueError(f"dropout_p must lie in [0, 1], got {dropout_p}. It is the probability of dropping a weight.")
+            raise ValueError(
+                f"dropout_p must lie in [0, 1], got {dropout_p}. It is the probability of dropping a weight."
+            )
         head_dim = embed_dim // num_heads
-        self.embed_dim, self.num_heads, self.num_key_heads, self.dropout_p = embed_dim, num_heads, num_key_heads, dropout_p
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.num_key_heads = num_key_heads
+        self.dropout_p = dropout_p
         self.impl = impl
         self.score = score.build(embed_dim, num_heads, num_key_heads=num_key_heads, source_dim=source_dim, bias=bias)
         self.select = None if select is None else select.build(embed_dim, num_heads)
@@ -124,23 +136,29 @@ class GraphAttention(nn.Module):
             [num_dst_nodes, embed_dim].
         """
         if edge_attr is not None and self.edge is None:
-            raise ValueError("edge_attr needs the edge seat, which is empty. Make the layer with edge=EdgeTerms(edge_dim=...).")
+            raise ValueError(
+                "edge_attr needs the edge seat, which is empty. Make the layer with edge=EdgeTerms(edge_dim=...)."
+            )
         if edge_attr is None and self.edge is not None:
-            raise ValueError("this layer has an edge seat and needs edge_attr, got none. Pass edge_attr [num_edges, edge_dim].")
+            raise ValueError(
+                "this layer has an edge seat and needs edge_attr, got none. Pass edge_attr [num_edges, edge_dim]."
+            )
         source = x if source is None else source
         terms: dict[str, Any] = {}
         if self.select is not None:
             graph, source, edge_attr, terms["edge_bias"] = self._selected(x, graph, source, edge_attr)
         if self.edge is not None:
             of_edges = self.edge(edge_attr)
-            if terms.get("edge_bias") is not None and of_edges["edge_bias"] is not None:
-                of_edges["edge_bias"] = of_edges["edge_bias"] + terms["edge_bias"].view(graph.num_edges, -1)
+            bias = terms.get("edge_bias")
+            if bias is not None and of_edges["edge_bias"] is not None:
+                of_edges["edge_bias"] = of_edges["edge_bias"] + (bias if bias.dim() == 2 else bias[:, None])
             terms |= {name: term for name, term in of_edges.items() if term is not None}
         query, key = self.score(x, source)
-        value = self.value_proj(source).unflatten(-1, (self.num_key_heads, -1))  # [num_src_nodes, num_key_heads, head_dim]
+        # [num_src_nodes, num_key_heads, head_dim]
+        value = self.value_proj(source).unflatten(-1, (self.num_key_heads, -1))
         attend = graph_attention if self.connect is None else self.connect
-        out = attend(query, key, value, graph, head_gate=head_gate, dropout_p=self.dropout_p if self.training else 0.0,
-                     impl=self.impl, **terms)  # fmt: skip
+        dropout_p = self.dropout_p if self.training else 0.0
+        out = attend(query, key, value, graph, head_gate=head_gate, dropout_p=dropout_p, impl=self.impl, **terms)
         return self.out_proj(out.flatten(1))
 
     def _selected(

@@ -34,8 +34,10 @@ class EdgeTerms:
         if self.edge_dim < 1:
             raise ValueError(f"edge_dim must be at least 1, got {self.edge_dim}. It is the width of edge_attr.")
         if not (self.key or self.value or self.bias or self.gate):
-            raise ValueError("EdgeTerms must use edge features somewhere, got key, value, bias and gate all False. "
-                             "Leave the edge seat None to ignore them.")  # fmt: skip
+            raise ValueError(
+                "EdgeTerms must use edge features somewhere, got key, value, bias and gate all False. "
+                "Leave the edge seat None to ignore them."
+            )
 
     def build(self, num_heads: int, *, head_dim: int, value_dim: int) -> nn.Module:
         """Makes the module that owns the projections; the layer calls this once."""
@@ -57,8 +59,10 @@ class _EdgeTerms(nn.Module):
     def forward(self, edge_attr: Tensor) -> dict[str, Tensor | None]:
         """Returns the per-edge arguments of `graph_attention`."""
         if edge_attr.dim() != 2 or edge_attr.shape[1] != self.edge_dim:
-            raise ValueError(f"edge_attr must have shape [num_edges, {self.edge_dim}], got {list(edge_attr.shape)}. "
-                             "EdgeTerms(edge_dim=...) says the width.")  # fmt: skip
+            raise ValueError(
+                f"edge_attr must have shape [num_edges, {self.edge_dim}], got {list(edge_attr.shape)}. "
+                "EdgeTerms(edge_dim=...) says the width."
+            )
         reads_attr = self.edge_key_weight is not None or self.edge_value_weight is not None
         return {
             "edge_attr": edge_attr if reads_attr else None,

@@ -1,4 +1,7 @@
-"""Scores: how node features become query and key. Every score stays a scaled dot product, so every implementation serves it."""
+"""Scores: how node features become query and key.
+
+Every score stays a scaled dot product, so every implementation serves it.
+"""
 
 from dataclasses import dataclass
 

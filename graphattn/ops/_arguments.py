@@ -200,6 +200,5 @@ def _check_edge_tensor(name: str, tensor: Tensor, graph: AttentionGraph, query: 
 def _check_device(name: str, tensor: Tensor, query: Tensor) -> None:
     if tensor.device != query.device:
         raise ValueError(
-            f"{name} must be on the device of query, {query.device}, got {tensor.device}. "
-            f"Call {name}.to(query.device)."
+            f"{name} must be on the device of query, {query.device}, got {tensor.device}. Call {name}.to(query.device)."
         )

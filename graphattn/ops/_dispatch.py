@@ -1,7 +1,7 @@
 """Chooses an implementation and runs it. `auto` is a pure function of sizes, dtype, device and the constants below."""
 
 import contextlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,9 +51,12 @@ def reason_against(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: 
         if graph.blocks is None:
             return "the graph has no block" if graph.num_edges else None
         if reads_edges and graph.plan().buckets[0].first is None:
-            return "the call reads per-edge values, but the edges of some target interleave with a block's or fall into two blocks"
+            return (
+                "the call reads per-edge values, but some target has edges in two blocks, in a block and outside, "
+                "or in a block that lists its sources out of order"
+            )
         return None
-    if graph.num_edges > MAX_ENUMERATED_EDGES:
+    if graph.blocks is not None and graph.num_edges > MAX_ENUMERATED_EDGES:
         return f"listing the graph's {graph.num_edges:,} edges is refused above {MAX_ENUMERATED_EDGES:,}"
     if impl == "dense" and graph.num_dst_nodes * graph.num_src_nodes > MAX_DENSE_PAIRS:
         return f"{graph.num_dst_nodes} × {graph.num_src_nodes} pairs are above its limit of {MAX_DENSE_PAIRS:,}"
@@ -86,26 +89,18 @@ def choose(graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
     Inside a compiled region, where sizes are symbols, the order is blocks (if the graph has any), fused, scatter.
     """
     if torch.compiler.is_compiling():
-        order = (("blocks",) if graph.blocks is not None else ()) + ("fused", "scatter")
-        return next(impl for impl in order if reason_against_compiled(impl, graph, sizes, reads_edges) is None)
-    able = [impl for impl in IMPLEMENTATIONS if reason_against(impl, graph, sizes, reads_edges) is None]
+        order: tuple[str, ...] = ("fused", "scatter") if graph.blocks is None else ("blocks", "fused", "scatter")
+    else:
+        order = IMPLEMENTATIONS
+    reasons = {impl: reason_against(impl, graph, sizes, reads_edges) for impl in order}
+    able = [impl for impl in order if reasons[impl] is None]
     if not able:
-        raise ValueError(f"no implementation can serve this call on {graph!r}: {refusals(graph, sizes, reads_edges)}. "
-                         "Use a sparser graph, or one whose blocks do not overlap other edges.")  # fmt: skip
-    return min(able, key=lambda impl: estimate(impl, graph, sizes))
-
-
-def reason_against_compiled(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str | None:
-    """`reason_against` without anything that would read the number of edges of an explicit graph."""
-    if graph.blocks is not None:
-        return reason_against(impl, graph, sizes, reads_edges)
-    return None if runs_on(impl, sizes.device) and (impl != "fused" or has_numba()) else "it has no kernel here"
-
-
-def refusals(graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
-    """Returns every refusal in one line."""
-    reasons = {impl: reason_against(impl, graph, sizes, reads_edges) for impl in IMPLEMENTATIONS}
-    return "; ".join(f"{impl}: {reason}" for impl, reason in reasons.items() if reason)
+        refusals = "; ".join(f"{impl}: {reason}" for impl, reason in reasons.items())
+        raise ValueError(
+            f"no implementation can serve this call on {graph!r}: {refusals}. "
+            "Use a sparser graph, or one whose blocks share no target with other edges."
+        )
+    return able[0] if torch.compiler.is_compiling() else min(able, key=lambda impl: estimate(impl, graph, sizes))
 
 
 def resolve(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
@@ -117,14 +112,13 @@ def resolve(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -
     if impl == "auto":
         return choose(graph, sizes, reads_edges)
     check_impl(impl)
-    against = reason_against_compiled if torch.compiler.is_compiling() else reason_against
-    reason = against(impl, graph, sizes, reads_edges)
+    reason = reason_against(impl, graph, sizes, reads_edges)
     if reason is None:
         return impl
-    able = [other for other in IMPLEMENTATIONS if against(other, graph, sizes, reads_edges) is None]
-    if impl == "fused" and "Numba" in reason:
-        raise ImportError(f"impl='fused' cannot run: {reason}. Until then impl={' or '.join(map(repr, able))} serves this call.")
-    raise ValueError(f"impl={impl!r} cannot serve this call: {reason}. These can: {', '.join(able) or 'none'}.")
+    able = [other for other in IMPLEMENTATIONS if reason_against(other, graph, sizes, reads_edges) is None]
+    is_missing = impl == "fused" and "Numba" in reason
+    message = f"impl={impl!r} cannot serve this call: {reason}. These can: {', '.join(able) or 'none'}."
+    raise ImportError(message) if is_missing else ValueError(message)
 
 
 def run_attention(
@@ -132,13 +126,14 @@ def run_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """Returns out [num_dst_nodes, num_heads, value_dim] in query's dtype, and lse if it is needed."""
     dtype = query.dtype
-    if dtype in HALF and impl != "fused":  # fused reads half precision itself
+    # fused reads half precision itself, but what edge features add to its output must not be rounded before the sum
+    if dtype in HALF and (impl != "fused" or terms.edge_value_weight is not None):
         query, key, value = query.float(), key.float(), value.float()
     with _full_precision(query.device):
         if impl == "dense":
             plan = graph.enumerate().plan()
-            out, lse = dense.attention(query, key, value, plan, **terms._asdict())
-            return out.to(dtype), lse
+            out, dense_lse = dense.attention(query, key, value, plan, **terms._asdict())
+            return out.to(dtype), dense_lse
         out, out_attr, lse = _run_folded(impl, query, key, value, graph, terms, needs_lse)
         if terms.edge_value_weight is not None and out_attr is not None:  # Σ w (W a) = W Σ w a, on the nodes
             out = out + torch.einsum("tha,hda->thd", out_attr, terms.edge_value_weight)
@@ -146,19 +141,26 @@ def run_attention(
 
 
 def run_logits(impl: str, query: Tensor, key: Tensor, graph: AttentionGraph, terms: Terms) -> Tensor:
-    """Returns the logits of every listed edge, [num_edges, num_heads], clipped and biased, in the dtype of computation."""
+    """Returns the logits of every listed edge, [num_edges, num_heads], clipped and biased, in the computing dtype."""
     plan = graph.enumerate().plan()
     if query.dtype in HALF:
         query, key = query.float(), key.float()
     with _full_precision(query.device):
         if impl == "dense":
-            spread_out = dense.logits(query, key, plan, edge_bias=terms.edge_bias, edge_attr=terms.edge_attr,
-                                      edge_key_weight=terms.edge_key_weight, scale=terms.scale, logit_clip=terms.logit_clip)  # fmt: skip
-            return spread_out[plan.dst, plan.src]
+            of_pairs = dense.logits(
+                query,
+                key,
+                plan,
+                edge_bias=terms.edge_bias,
+                edge_attr=terms.edge_attr,
+                edge_key_weight=terms.edge_key_weight,
+                scale=terms.scale,
+                logit_clip=terms.logit_clip,
+            )
+            return of_pairs[plan.dst, plan.src]
         run = fused.logits if impl == "fused" else scatter.logits
-        has_key_term = terms.edge_key_weight is not None
-        scores = run(query, key, plan, query_attr=_query_attr(query, terms) if has_key_term else None,
-                     edge_attr=terms.edge_attr if has_key_term else None, scale=terms.scale)  # fmt: skip
+        query_attr = _query_attr(query, terms)
+        scores = run(query, key, plan, query_attr=query_attr, edge_attr=terms.edge_attr, scale=terms.scale)
         if terms.logit_clip is not None:
             scores = scores.clamp(-terms.logit_clip, terms.logit_clip)
         return scores if terms.edge_bias is None else scores + terms.edge_bias
@@ -168,9 +170,18 @@ def _run_folded(
     impl: str, query: Tensor, key: Tensor, value: Tensor, graph: AttentionGraph, terms: Terms, needs_lse: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Runs an implementation that takes edge features on the node side: q·(W a) = (Wᵀq)·a."""
-    shared = {"query_attr": _query_attr(query, terms), "scale": terms.scale, "logit_clip": terms.logit_clip,
-              "dropout_p": terms.dropout_p, "seed": terms.seed}  # fmt: skip
-    per_edge = {"edge_attr": terms.edge_attr, "edge_bias": terms.edge_bias, "edge_gate": terms.edge_gate}
+    shared: dict[str, Any] = {
+        "query_attr": _query_attr(query, terms),
+        "scale": terms.scale,
+        "logit_clip": terms.logit_clip,
+        "dropout_p": terms.dropout_p,
+        "seed": terms.seed,
+    }
+    per_edge: dict[str, Any] = {
+        "edge_attr": terms.edge_attr,
+        "edge_bias": terms.edge_bias,
+        "edge_gate": terms.edge_gate,
+    }
     if impl != "blocks":
         run = fused.attention if impl == "fused" else scatter.attention
         plan = graph.enumerate().plan()
@@ -179,7 +190,9 @@ def _run_folded(
     rest = None
     if plan.src.shape[0] or not plan.buckets:
         run = fused.attention if runs_on("fused", query.device) and has_numba() else scatter.attention
-        on_rest = {name: x if x is None or plan.edge_id is None else x[plan.edge_id] for name, x in per_edge.items()}
+        on_rest: dict[str, Any] = {
+            name: x if x is None or plan.edge_id is None else x[plan.edge_id] for name, x in per_edge.items()
+        }
         rest = run(query, key, value, plan, head_mask=plan.head_mask, edge_id=plan.edge_id, **shared, **on_rest)
         if not plan.buckets:
             return rest

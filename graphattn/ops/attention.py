@@ -6,13 +6,13 @@ Which mechanism needs which argument (the seats of `graphattn.nn`, and the paper
 |---|---|
 | scaled dot product, windows, BigBird, Longformer | `query`, `key`, `value`, the graph |
 | Graphormer, hop distances, kinds of edges | `edge_bias`; a table per kind is `table[edge_kind]` |
-| EGT | `logit_clip`, `edge_bias`, `edge_gate`; `edge_logits` for the edge state, `segment_sum` of gates for the degree scaler |
+| EGT | `logit_clip`, `edge_bias`, `edge_gate`; `edge_logits` for the edge state, `segment_sum` of gates for degrees |
 | PyG `TransformerConv`, weather models | `edge_attr` with `edge_key_weight` and `edge_value_weight` (shared by heads) |
 | SSA, subsampled sources | a block of the graph, `compact_sources`; rectangular `query` × `key` |
-| learned top-k edges, Pyramidion scores | `edge_bias` carries the gradient to the scorer; `attention_weights` is differentiable |
+| learned top-k edges, Pyramidion scores | `edge_bias` carries the gradient to the scorer, as `attention_weights` does |
 | DSP and other head pruning | `head_gate` per layer; after pruning fewer heads, or `head_mask` of the graph |
 | symmetric and pairwise scores | key is query, or key = B·query: an ordinary call |
-| Combiner | `segment_max` for the summaries, then two calls on bipartite graphs, one softmax over direct and read edges |
+| Combiner | `segment_max` for the summaries, then two calls on bipartite graphs, the second under one softmax |
 | merging parts computed apart | `attention_with_lse`: out = Σ softmax(lse)_p · out_p |
 | dropout of weights | `dropout_p` and `seed`, a stated hash (`graphattn.ops.dropout`), the same everywhere |
 | pictures and pathways | `attention_weights`, O(edges · heads), before dropout and gates |
@@ -86,11 +86,11 @@ def graph_attention(
         gets exactly zero, with finite gradients. Half precision is summed in float32.
 
     Raises:
-        TypeError, ValueError: naming the argument, the rule, the value and the next step; also if the named `impl` cannot
-            serve the call, with those that can.
+        TypeError, ValueError: naming the argument, the rule, the value and the next step; also if the named `impl`
+            cannot serve the call, with those that can.
 
-    Source: Vaswani et al. 2017, sec. 3.2, on an explicit edge set; gates, clip and bias as in EGT (Hussain et al. 2022),
-    whose degree scaler is left to the caller.
+    Source: Vaswani et al. 2017, sec. 3.2, on an explicit edge set; gates, clip and bias as in EGT (Hussain et al.
+    2022), whose degree scaler is left to the caller.
 
     >>> import torch, graphattn as ga
     >>> graph = ga.AttentionGraph(torch.tensor([[0, 1], [0, 0]]), num_src_nodes=2)
@@ -193,8 +193,8 @@ def attention_weights(
         impl: "auto", "dense", "scatter" or "fused".
 
     Returns:
-        alpha [num_edges, num_heads] in the order of `graph.edge_index`; sums to one over the edges of a target, zero where
-        `graph.head_mask` hides the edge from a head. In memory O(edges · heads) under "fused".
+        alpha [num_edges, num_heads] in the order of `graph.edge_index`; sums to one over the edges of a target, zero
+        where `graph.head_mask` hides the edge from a head. In memory O(edges · heads) under "fused".
 
     >>> import torch, graphattn as ga
     >>> graph = ga.AttentionGraph(torch.tensor([[0, 1], [0, 0]]), num_src_nodes=2)

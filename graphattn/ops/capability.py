@@ -7,8 +7,8 @@ import torch
 IMPLEMENTATIONS = ("dense", "scatter", "blocks", "fused")
 
 ARGUMENTS = (
-    "edge_bias", "edge_gate", "head_gate", "edge_attr", "edge_key_weight", "edge_value_weight", "logit_clip", "dropout_p",
-    "head_mask", "grouped_heads", "lse", "double_backward",
+    "edge_bias", "edge_gate", "head_gate", "edge_attr", "edge_key_weight", "edge_value_weight", "logit_clip",
+    "dropout_p", "head_mask", "grouped_heads", "lse", "double_backward",
 )  # fmt: skip
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -46,7 +46,9 @@ def supports(impl: str, argument: str, dtype: torch.dtype = torch.float32, devic
 def check_impl(impl: str) -> None:
     """Raises a ValueError with the valid names if `impl` is none of them."""
     if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"impl must be 'auto' or one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}. Check the spelling.")
+        raise ValueError(
+            f"impl must be 'auto' or one of {', '.join(IMPLEMENTATIONS)}, got {impl!r}. Check the spelling."
+        )
 
 
 def runs_on(impl: str, device: torch.device | str) -> bool:

@@ -30,7 +30,7 @@ def dropout_factor(seed: Tensor, edge_id: Tensor, num_heads: int, dropout_p: flo
         float64 [..., num_heads].
 
     >>> dropout_factor(torch.tensor(7), torch.arange(4), 2, 0.5).tolist()
-    [[0.0, 0.0], [2.0, 2.0], [0.0, 0.0], [2.0, 2.0]]
+    [[2.0, 0.0], [2.0, 0.0], [2.0, 2.0], [0.0, 2.0]]
     """
     seed = seed.reshape(())
     key = _mix(_mix(((seed & _MASK) + GOLDEN) & _MASK) ^ (seed >> 32 & _MASK))
@@ -42,7 +42,7 @@ def dropout_factor(seed: Tensor, edge_id: Tensor, num_heads: int, dropout_p: flo
 
 
 def _mix(x: Tensor) -> Tensor:
-    """lowbias32 (Wellons 2018, hash-prospector) on uint32 values held in int64; only the low 32 bits of a product count."""
+    """lowbias32 (Wellons 2018, hash-prospector) on uint32 held in int64; only the low 32 bits of a product count."""
     x = x ^ (x >> 16)
     x = (x * 0x7FEB352D) & _MASK
     x = x ^ (x >> 15)

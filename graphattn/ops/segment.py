@@ -1,12 +1,11 @@
 """Reductions over the edges that share a node: sum and max, empty segments included.
 
-Plain torch kernels serve everywhere. Where the edges are sorted (`ptr` is given) and torch-scatter is installed, its CSR
-kernels run instead; the meaning is the same.
+Plain torch kernels serve everywhere. Where the edges are sorted (`ptr` is given) and torch-scatter is installed, its
+CSR kernels run instead; the meaning is the same.
 """
 
 import functools
 import importlib
-import importlib.util
 from types import ModuleType
 
 import torch
@@ -53,10 +52,13 @@ def segment_max(values: Tensor, index: Tensor, num_segments: int) -> Tensor:
 
 
 def installed_torch_scatter() -> ModuleType | None:
-    """Returns torch-scatter where it is installed and no compiler is tracing, else None."""
+    """Returns torch-scatter where it can be imported and no compiler is tracing, else None."""
     return None if torch.compiler.is_compiling() else _import_torch_scatter()
 
 
 @functools.cache
 def _import_torch_scatter() -> ModuleType | None:
-    return importlib.import_module("torch_scatter") if importlib.util.find_spec("torch_scatter") else None
+    try:
+        return importlib.import_module("torch_scatter")
+    except (ImportError, OSError):  # OSError: it was built against another torch
+        return None

@@ -15,8 +15,8 @@ def edge_softmax(scores: Tensor, dst: Tensor, num_dst_nodes: int) -> Tensor:
         num_dst_nodes: number of targets, those without edges included.
 
     Returns:
-        [num_edges, num_heads]; each target and head sums to one. A target whose scores are all -inf receives zeros, never
-        NaN. Half precision is computed in float32. Differentiable twice.
+        [num_edges, num_heads]; each target and head sums to one. A target whose scores are all -inf receives zeros,
+        never NaN. Half precision is computed in float32. Differentiable twice.
 
     Raises:
         ValueError: if `scores` and `dst` disagree on num_edges.
@@ -35,8 +35,10 @@ def edge_softmax(scores: Tensor, dst: Tensor, num_dst_nodes: int) -> Tensor:
     return softmax_and_lse(wide, dst, num_dst_nodes)[0].to(scores.dtype)
 
 
-def softmax_and_lse(scores: Tensor, dst: Tensor, num_dst_nodes: int, ptr: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Returns edge_softmax(scores) and the log-sum-exp of each target, −inf where it sees nothing, [num_dst_nodes, ...]."""
+def softmax_and_lse(
+    scores: Tensor, dst: Tensor, num_dst_nodes: int, ptr: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Returns edge_softmax(scores) and the log-sum-exp of each target, [num_dst_nodes, ...], −inf where it has none."""
     peak = segment_max(scores.detach(), dst, num_dst_nodes)
     peak = peak.masked_fill(peak == -torch.inf, 0.0)
     weight = torch.exp(scores - peak[dst])

@@ -1,7 +1,7 @@
 """Blocks as batched dense products, bucketed by size, merged exactly with each other and with the remaining edges.
 
-A target that several parts serve (two blocks, or a block and edges) attends over the parts: with the log-sum-exp of part p
-as its score, out = Σ_p softmax(lse)_p · out_p, which is the softmax over the union.
+A target that several parts serve (two blocks, or a block and edges) attends over the parts: with the log-sum-exp of
+part p as its score, out = Σ_p softmax(lse)_p · out_p, which is the softmax over the union.
 """
 
 import torch
@@ -13,7 +13,8 @@ from graphattn.ops.dropout import dropout_factor
 from graphattn.ops.segment import segment_sum
 from graphattn.ops.softmax import softmax_and_lse
 
-Part = tuple[Tensor, Tensor | None, Tensor | None]  # out, out_attr, lse, one row per target each; lse where it is asked for
+# out, out_attr, lse: one row per target each; lse where it is asked for
+Part = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 def attention(
@@ -40,12 +41,17 @@ def attention(
         rest: the same three results for the edges outside blocks, for all targets; None if there are none.
         needs_lse: whether the caller wants lse; without it plain blocks run through the fused dense kernels of torch.
     """
-    num_dst_nodes, num_heads = query.shape[:2]
+    num_dst_nodes = query.shape[0]
+    query, key, value = (_Once.apply(x) for x in (query, key, value))
+    query_attr, edge_attr, edge_bias, edge_gate = (
+        None if x is None else _Once.apply(x) for x in (query_attr, edge_attr, edge_bias, edge_gate)
+    )
+    terms = (query_attr, edge_attr, edge_bias, edge_gate, scale, logit_clip, dropout_p, seed)
+    asks_lse = needs_lse or not plan.covers_once
     rows, parts = [], []
-    for bucket in plan.buckets:
+    for bucket in map(_pad_with_own_nodes, plan.buckets):
         target = bucket.dst.flatten()
-        part = _bucket_attention(query, key, value, bucket, query_attr, edge_attr, edge_bias, edge_gate, scale, logit_clip,
-                                 dropout_p, seed, needs_lse=needs_lse or not plan.covers_once)  # fmt: skip
+        part = _bucket_attention(query, key, value, bucket, *terms, asks_lse)
         if bucket.real is not None:
             target = target[bucket.real]
             part = tuple(None if x is None else x[bucket.real] for x in part)  # type: ignore[assignment]
@@ -59,10 +65,7 @@ def attention(
     row = torch.cat(rows)
     share, lse = softmax_and_lse(torch.cat([part[2] for part in parts if part[2] is not None]), row, num_dst_nodes)
     out = segment_sum(share[..., None] * torch.cat([part[0] for part in parts]), row, num_dst_nodes)
-    if edge_attr is None:
-        return out, None, lse
-    attr = [part[1] for part in parts if part[1] is not None]
-    return out, segment_sum(share[..., None] * torch.cat(attr), row, num_dst_nodes), lse
+    return out, None, lse  # positions of edges are told only where each target has one part, so edge_attr is None
 
 
 def _place(rows: list[Tensor], parts: list[Part], rest: Part | None, query: Tensor, value: Tensor) -> Part:
@@ -101,11 +104,11 @@ def _bucket_attention(
     q = query[bucket.dst].transpose(1, 2)  # [num_blocks, num_heads, num_targets, head_dim]
     k = key.repeat_interleave(group, 1)[bucket.src].transpose(1, 2)
     v = value.repeat_interleave(num_heads // value.shape[1], 1)[bucket.src].transpose(1, 2)
+    column = torch.arange(bucket.src.shape[1], device=query.device)
     mask = None
     if bucket.prefix is not None:
-        column = torch.arange(bucket.src.shape[1], device=query.device)
-        reads = (column < bucket.prefix[..., None]) | (bucket.prefix[..., None] == 0)  # padding rows read all: no NaN arises
-        mask = reads[:, None]
+        prefix = bucket.prefix[..., None]
+        mask = ((column < prefix) | (prefix == 0))[:, None]  # rows of padding read all: no NaN arises
     has_edge_terms = any(x is not None for x in (query_attr, edge_bias, edge_gate)) or dropout_p > 0
     if not has_edge_terms and logit_clip is None and not needs_lse:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
@@ -113,9 +116,7 @@ def _bucket_attention(
     scores = q @ k.transpose(-1, -2)  # [num_blocks, num_heads, num_targets, num_sources]
     if has_edge_terms:
         assert bucket.first is not None
-        edge = bucket.first[..., None] + torch.arange(bucket.src.shape[1], device=query.device)
-        if bucket.prefix is not None:
-            edge = torch.where(column < bucket.prefix[..., None], edge, 0)
+        edge = bucket.first[..., None] + (column if mask is None else torch.where(column < prefix, column, 0))
     attr = None
     if query_attr is not None and edge_attr is not None:
         attr = edge_attr[edge]  # [num_blocks, num_targets, num_sources, edge_dim]
@@ -129,18 +130,56 @@ def _bucket_attention(
         scores = scores.masked_fill(~mask, -torch.inf)
     is_empty = (scores == -torch.inf).all(-1, keepdim=True)
     scores = scores.masked_fill(is_empty, 0.0)
-    lse = torch.logsumexp(scores, -1, keepdim=True)
-    weight = torch.exp(scores - lse).masked_fill(is_empty, 0.0)
+    weight = torch.softmax(scores, -1).masked_fill(is_empty, 0.0)
     if edge_gate is not None:
         weight = weight * edge_gate[edge].movedim(-1, 1)
     if dropout_p > 0:
         assert seed is not None
         weight = weight * dropout_factor(seed, edge, num_heads, dropout_p).movedim(-1, 1).to(weight.dtype)
     out_attr = None if attr is None else torch.einsum("bhts,btsa->btha", weight, attr).flatten(0, 1)
-    lse = lse.masked_fill(is_empty, -torch.inf)[..., 0]
-    return _rows(weight @ v), out_attr, lse.transpose(1, 2).flatten(0, 1)
+    out = _rows(weight @ v)
+    if not needs_lse:
+        return out, out_attr, None
+    lse = torch.logsumexp(scores, -1).masked_fill(is_empty[..., 0], -torch.inf)
+    return out, out_attr, lse.transpose(1, 2).flatten(0, 1)
 
 
 def _rows(out: Tensor) -> Tensor:
     """[num_blocks, num_heads, num_targets, dim] → [num_blocks · num_targets, num_heads, dim]."""
     return out.transpose(1, 2).flatten(0, 1)
+
+
+def _pad_with_own_nodes(bucket: Bucket) -> Bucket:
+    """Lets padding name its block's first node and edge instead of node 0, so that a NaN there stays in its block."""
+    if bucket.prefix is None:
+        return bucket
+    is_target = bucket.prefix > 0
+    column = torch.arange(bucket.src.shape[1], device=bucket.src.device)
+    is_source = column < bucket.prefix.amax(1, keepdim=True)
+    return bucket._replace(
+        dst=torch.where(is_target, bucket.dst, bucket.dst[:, :1]),
+        src=torch.where(is_source, bucket.src, bucket.src[:, :1]),
+        first=None if bucket.first is None else torch.where(is_target, bucket.first, bucket.first[:, :1]),
+    )
+
+
+class _Once(torch.autograd.Function):
+    """The identity; differentiating its backward raises, for torch's fused dense kernels have no second derivative."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _NoDoubleBackward.apply(grad)
+
+
+class _NoDoubleBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, grad):
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise NotImplementedError('The blocks implementation has no double backward: use impl="scatter".')

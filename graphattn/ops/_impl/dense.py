@@ -1,4 +1,4 @@
-"""The specification: every pair of target and source is computed, then what is no edge is removed. Short, slow and right."""
+"""The specification: computes every pair of target and source, then removes what is no edge. Short, slow and right."""
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ def attention(
     dropout_p: float = 0.0,
     seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Returns out [num_dst_nodes, num_heads, value_dim] and the log-sum-exp of the logits [num_dst_nodes, num_heads]."""
+    """Returns out [num_dst_nodes, num_heads, value_dim] and the log-sum-exp of logits, [num_dst_nodes, num_heads]."""
     scores = logits(query, key, plan, edge_bias=edge_bias, edge_attr=edge_attr, edge_key_weight=edge_key_weight,
                     scale=scale, logit_clip=logit_clip)  # fmt: skip
     alpha, lse = softmax(scores, plan)
@@ -63,14 +63,13 @@ def attention(
 
 
 def softmax(scores: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
-    """Returns the softmax over each target's edges, zero elsewhere, and its log-sum-exp, −inf for a target without any."""
-    is_edge = spread(torch.ones_like(plan.src, dtype=torch.bool)[:, None] if plan.head_mask is None else plan.head_mask, plan)
-    scores = scores.masked_fill(~is_edge, -torch.inf)
+    """Returns the softmax over each target's edges, zero elsewhere, and its log-sum-exp, −inf for a target without."""
+    is_edge = torch.ones_like(plan.src, dtype=torch.bool)[:, None] if plan.head_mask is None else plan.head_mask
+    scores = scores.masked_fill(~spread(is_edge, plan), -torch.inf)
     is_empty = (scores == -torch.inf).all(1, keepdim=True)
     scores = scores.masked_fill(is_empty, 0.0)  # softmax of a row of −inf would be NaN, in the gradient too
-    lse = torch.logsumexp(scores, 1, keepdim=True)
-    alpha = torch.exp(scores - lse).masked_fill(is_empty, 0.0)
-    return alpha, lse.masked_fill(is_empty, -torch.inf)[:, 0]
+    alpha = torch.softmax(scores, 1).masked_fill(is_empty, 0.0)
+    return alpha, torch.logsumexp(scores, 1).masked_fill(is_empty[:, 0], -torch.inf)
 
 
 def spread(values: Tensor, plan: Plan) -> Tensor:

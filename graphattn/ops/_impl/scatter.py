@@ -46,7 +46,7 @@ def attention(
     dropout_p: float = 0.0,
     seed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Returns out [num_dst_nodes, num_heads, value_dim], Σ weight · a_e [num_dst_nodes, num_heads, edge_dim], and lse."""
+    """Returns out [num_dst_nodes, num_heads, value_dim], Σ weight · a_e [num_dst_nodes, num_heads, edge_dim], lse."""
     num_dst_nodes, num_heads = query.shape[:2]
     scores = logits(query, key, plan, query_attr=query_attr, edge_attr=edge_attr, head_mask=head_mask, scale=scale)
     if logit_clip is not None:
@@ -70,6 +70,6 @@ def attention(
 
 
 def _to_edges(features: Tensor, plan: Plan, num_heads: int, head_mask: Tensor | None) -> Tensor:
-    """Gathers source features to the edges, [num_edges, num_heads, dim], with nothing of what a masked head may not see."""
+    """Gathers source features to the edges, [num_edges, num_heads, dim], zeros where a masked head may not see."""
     gathered = features[plan.src].repeat_interleave(num_heads // features.shape[1], 1)
     return gathered if head_mask is None else gathered.masked_fill(~head_mask[..., None], 0.0)

@@ -1,0 +1,76 @@
+"""Hops: who is within reach over a few edges of another graph, and how far."""
+
+import torch
+from torch import Tensor
+
+from graphattn.graph import AttentionGraph
+
+
+def hops(graph: AttentionGraph, num_hops: int) -> AttentionGraph:
+    """Lets each target read every node within `num_hops` steps along the edges of `graph`, itself included.
+
+    Edges: {(j → i): distance(j, i) ≤ num_hops}, over directed paths of `graph`; kind "hop".
+
+    Args:
+        graph: a square graph, such as the bonds of a batch of molecules.
+        num_hops: number of steps, at least 0; 0 gives self edges alone.
+
+    Raises:
+        ValueError: if `graph` is rectangular or `num_hops` is negative.
+
+    >>> chain = AttentionGraph(torch.tensor([[0, 1, 2], [1, 2, 3]]), num_src_nodes=4)
+    >>> hops(chain, 2).to_mask().int()
+    tensor([[1, 0, 0, 0],
+            [1, 1, 0, 0],
+            [1, 1, 1, 0],
+            [0, 1, 1, 1]], dtype=torch.int32)
+    """
+    reach, _ = _reach(graph, num_hops)
+    return AttentionGraph.trusted(
+        reach.edge_index,
+        graph.num_src_nodes,
+        kinds=("hop",),
+        src_ptr=graph.src_ptr if graph.num_graphs != 1 else None,
+        origin=f"hops({graph.num_src_nodes} nodes, {num_hops})",
+    )
+
+
+def hop_distance(graph: AttentionGraph, *, of: AttentionGraph, max_hops: int) -> Tensor:
+    """Returns how many steps along `graph` lead from the source to the target of each edge of another graph.
+
+    Args:
+        graph: a square graph whose edges are the steps.
+        of: the graph whose pairs are asked about, over the same nodes.
+        max_hops: the longest distance told apart.
+
+    Returns:
+        int64 [of.num_edges]; 0 for a self edge, `max_hops + 1` for pairs that are farther apart or not connected.
+
+    >>> chain = AttentionGraph(torch.tensor([[0, 1], [1, 2]]), num_src_nodes=3)
+    >>> hop_distance(chain, of=hops(chain, 2), max_hops=1)
+    tensor([0, 1, 0, 2, 1, 0])
+    """
+    reach, distance = _reach(graph, max_hops)
+    return of.align(distance, of=reach, fill=max_hops + 1)
+
+
+def _reach(graph: AttentionGraph, num_hops: int) -> tuple[AttentionGraph, Tensor]:
+    """Returns the pairs within `num_hops` and the distance of each, int64 [num_edges]."""
+    if not graph.is_square:
+        raise ValueError(
+            f"graph must be square to walk on, got {graph.num_src_nodes} sources and {graph.num_dst_nodes} targets. "
+            "Hops need sources and targets to be the same nodes."
+        )
+    if num_hops < 0:
+        raise ValueError(f"the number of hops must be at least 0, got {num_hops}. Use 0 for self edges alone.")
+    nodes = torch.arange(graph.num_src_nodes, device=graph.device)
+    frontier = AttentionGraph.trusted(torch.stack([nodes, nodes]), graph.num_src_nodes)
+    reach, distance = frontier, torch.zeros_like(nodes)
+    for step in range(1, num_hops + 1):
+        frontier = (graph @ frontier) - reach  # one step further: i reads j, and j is reached from k in `step` − 1
+        if not frontier.num_edges:
+            break
+        grown = reach | frontier
+        distance = grown.align(distance, of=reach, fill=step)
+        reach = grown
+    return reach, distance

@@ -1,0 +1,166 @@
+"""The table of who can serve what, held against what happens, and the choice that rests on it."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from torch import Tensor
+
+from graphattn.connectivity import full, sliding_window
+from graphattn.graph import AttentionGraph
+from graphattn.ops import ARGUMENTS, IMPLEMENTATIONS, attention_with_lse, explain, graph_attention, supports
+from graphattn.ops import _dispatch as dispatch
+from graphattn.ops.capability import DTYPES, runs_on
+from tests import strategies
+from tests.ops.graphs import GRAPHS, block, edges, with_blocks
+
+Inputs = dict[str, Any]
+GRAPH = GRAPHS["blocks and edges"]  # one that every implementation can serve
+HEADS = AttentionGraph(
+    GRAPH.explicit_edges, 11, blocks=GRAPH.blocks, head_mask=torch.eye(3, dtype=torch.bool).repeat(5, 1)[:13]
+)
+
+
+def inputs_for(argument: str, dtype: torch.dtype) -> Inputs:
+    """A call that uses the argument and as little else as can be."""
+    torch.manual_seed(0)
+    num_edges = GRAPH.num_edges
+    key_heads = 1 if argument == "grouped_heads" else 3
+    inputs: Inputs = {
+        "query": torch.randn(11, 3, 5, dtype=dtype),
+        "key": torch.randn(11, key_heads, 5, dtype=dtype),
+        "value": torch.randn(11, key_heads, 7, dtype=dtype),
+        "graph": HEADS if argument == "head_mask" else GRAPH,
+    }
+    shapes = {
+        "edge_bias": (num_edges, 3),
+        "edge_gate": (num_edges, 1),
+        "head_gate": (3,),
+        "edge_key_weight": (3, 5, 2),
+        "edge_value_weight": (3, 7, 2),
+    }
+    if argument in shapes:
+        inputs[argument] = torch.randn(shapes[argument], dtype=dtype)
+    if argument in ("edge_attr", "edge_key_weight", "edge_value_weight"):
+        inputs["edge_attr"] = torch.randn(num_edges, 2, dtype=dtype)
+        if argument == "edge_attr":
+            inputs |= {name: torch.randn(shapes[name], dtype=dtype) for name in shapes if name.endswith("weight")}
+    if argument == "logit_clip":
+        inputs["logit_clip"] = 1.5
+    if argument == "dropout_p":
+        inputs |= {"dropout_p": 0.3, "seed": torch.tensor(1)}
+    return inputs
+
+
+def call(impl: str, argument: str, dtype: torch.dtype) -> None:
+    """Forward and backward; twice backward for `double_backward`."""
+    inputs = inputs_for(argument, dtype)
+    function: Callable[..., Any] = attention_with_lse if argument == "lse" else graph_attention
+    query: Tensor = inputs["query"].requires_grad_()
+    result = function(**inputs, impl=impl)
+    total = sum(
+        x[torch.isfinite(x)].float().square().sum() for x in (result if isinstance(result, tuple) else (result,))
+    )
+    (grad,) = torch.autograd.grad(total, query, create_graph=argument == "double_backward")
+    if argument == "double_backward":
+        (grad,) = torch.autograd.grad(grad.square().sum(), query)
+    assert grad.isfinite().all() and grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS)
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_the_table_tells_the_truth(impl: str, argument: str) -> None:
+    for dtype in DTYPES:
+        if supports(impl, argument, dtype):
+            call(impl, argument, dtype)
+        else:
+            with pytest.raises((ValueError, NotImplementedError)):
+                call(impl, argument, dtype)
+
+
+def test_the_table_names_every_argument_that_an_implementation_might_lack() -> None:
+    names = set(inspect.signature(graph_attention).parameters)
+    names -= {"query", "key", "value", "graph", "scale", "seed", "impl"}  # those every call has, or may have
+    assert names <= set(ARGUMENTS)
+
+
+def test_fused_runs_where_it_has_kernels_and_the_others_wherever_torch_does() -> None:
+    assert runs_on("fused", "cpu") and not runs_on("fused", "mps")
+    assert not supports("fused", "edge_bias", device="mps")
+    assert all(supports(impl, "edge_bias", device="mps") for impl in ("dense", "scatter", "blocks"))
+    assert not any(supports(impl, "edge_bias", dtype=torch.int64) for impl in IMPLEMENTATIONS)
+
+
+def test_unknown_names_are_refused_with_the_valid_ones() -> None:
+    with pytest.raises(ValueError, match="'auto' or one of dense, scatter, blocks, fused, got 'flash'"):
+        supports("flash", "edge_bias")
+    with pytest.raises(ValueError, match=r"argument must be one of edge_bias, .*, got 'bias'. Check the spelling"):
+        supports("dense", "bias")
+
+
+# --- the choice ----------------------------------------------------------------------------------------------------
+
+
+def sizes(heads: int = 3, head_dim: int = 5) -> dispatch.Sizes:
+    return dispatch.Sizes(heads, head_dim, head_dim, torch.float32, torch.device("cpu"))
+
+
+@given(strategies.graphs())
+def test_auto_never_takes_one_that_cannot_serve(graph: AttentionGraph) -> None:
+    for reads_edges in (False, True):
+        chosen = dispatch.choose(graph, sizes(), reads_edges)
+        assert dispatch.reason_against(chosen, graph, sizes(), reads_edges) is None
+
+
+def test_auto_is_a_function_of_sizes_only() -> None:
+    window = sliding_window(67, 3)
+    moved = window.permute(torch.randperm(67, generator=torch.Generator().manual_seed(0)))
+    for number in (1, 3, 64):
+        choices = {dispatch.choose(graph, sizes(number, number), False) for graph in (window, moved, window, moved)}
+        assert len(choices) == 1
+
+
+def test_auto_takes_blocks_for_large_full_attention_and_never_dense_for_large_sparse_graphs() -> None:
+    assert dispatch.choose(full(1024), sizes(8, 64), False) == "blocks"
+    assert dispatch.choose(sliding_window(4096, 16), sizes(8, 64), False) == "fused"
+
+
+def test_auto_lists_a_graph_whose_targets_are_in_pieces_when_edges_are_read() -> None:
+    graph = with_blocks(edges("0: 7"), block([*range(11)], [0, 1, 2]))
+    assert "two blocks" in str(dispatch.reason_against("blocks", graph, sizes(), True))
+    assert dispatch.reason_against("blocks", graph, sizes(), False) is None
+    assert dispatch.choose(graph, sizes(), True) != "blocks"
+
+
+def test_without_numba_auto_takes_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "has_numba", lambda: False)
+    assert dispatch.choose(sliding_window(4096, 16), sizes(), False) == "scatter"
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_explain_prints_the_choice_the_estimates_and_why_the_others_lost(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = GRAPHS[name]
+    for reads_edges in (False, True):
+        explain(torch.zeros(graph.num_dst_nodes, 3, 5), graph, reads_edges=reads_edges)
+        title, choice, *verdicts = capsys.readouterr().out.splitlines()
+        chosen = dispatch.choose(graph, sizes(), reads_edges)
+        assert title == repr(graph)
+        assert choice == f"  3 heads × 5, torch.float32 on cpu: auto takes {chosen!r}"
+        assert [line.split()[0] for line in verdicts] == list(IMPLEMENTATIONS)
+        for impl, line in zip(IMPLEMENTATIONS, verdicts):
+            reason = dispatch.reason_against(impl, graph, sizes(), reads_edges)
+            assert (f"cannot: {reason}" if reason else "ms forward and backward") in line
+            assert line.endswith("chosen") == (impl == chosen)
+
+
+def test_explain_takes_the_width_of_values_into_account(capsys: pytest.CaptureFixture[str]) -> None:
+    graph = sliding_window(1024, 16)
+    explain(torch.zeros(1024, 3, 5), graph)
+    narrow = capsys.readouterr().out
+    explain(torch.zeros(1024, 3, 5), graph, value_dim=500)
+    assert capsys.readouterr().out != narrow
