@@ -37,8 +37,9 @@ $(INSTALLED): setup.cfg $(CONSTRAINTS)
 	@$(PIP_INSTALL) --constraint $(CONSTRAINTS) --editable '.[test,dev]'
 	@touch $@
 
-lint: $(INSTALLED)  ## ruff and mypy
+lint: $(INSTALLED)  ## ruff (rules and format) and mypy
 	@$(PY) -m ruff check --quiet .
+	@$(PY) -m ruff format --quiet --check .
 	@$(PY) -m mypy --no-error-summary
 
 # One process: the tests are small, and torch and the fused kernels use the cores themselves.
@@ -48,9 +49,10 @@ test: lint  ## What every change must pass: lint, tests and doctests, without th
 test-all: lint  ## Everything, slow tests included
 	@$(PY) -m pytest -q $(PYTEST_ARGS)
 
-bench: $(INSTALLED)  ## Exactness against the dense specification, then times; takes minutes, wants an idle machine
+bench: $(INSTALLED)  ## Exactness against the specification, then times, into BENCHMARKS.md; wants an idle machine
 	@$(PY) benchmarks/exactness.py
-	@$(PY) benchmarks/attention.py
+	@$(PY) benchmarks/attention.py --out benchmarks/results/attention.json
+	@$(PY) benchmarks/report.py
 
 # torch-scatter has no wheel for every torch: this compiles it (needs a C++ compiler, and some minutes) against the
 # torch in .venv, which its build imports, hence --no-build-isolation. Nothing else here requires it.

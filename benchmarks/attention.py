@@ -1,18 +1,19 @@
 """How fast is sparse attention that trains, against what a user would take instead? One process, side by side.
 
-    python benchmarks/attention.py [--case window random molecules-8 molecules-32] [--rounds 9] [--out FILE.json] [--quick]
+    python benchmarks/attention.py [--case window random molecules-8 molecules-32] [--rounds 9] [--out FILE.json]
 
-For each case every contender first has to equal the specification (`dense`, head by head) in output and in the gradients
-of query, key and value; then all are timed in turn, round by round, forward alone and forward with backward, after two
-warm-up rounds. A row gives the median in ms, the spread (minimum to maximum), the ratio to `fused` (median over rounds of
-the ratio in that round), and the peak of resident memory that one forward and backward adds, measured in a process of its
-own. Inputs come from a fixed seed, float32. Nothing here is a test: machines are noisy, read ratios.
+For each case every contender first has to equal the specification (`dense`, head by head) in output and in the
+gradients of query, key and value; then all are timed in turn, round by round, forward alone and forward with backward,
+after two warm-up rounds. A row gives the median in ms, the spread (minimum to maximum), the ratio to `fused` (median
+over rounds of the ratio in that round), and the peak of resident memory that one forward and backward adds, measured in
+a process of its own. Inputs come from a fixed seed, float32. Nothing here is a test: machines are noisy, read ratios.
 
 Contenders: `fused`, `blocks` (where the graph has blocks), `scatter` (torch-scatter's kernels if installed, torch's
-otherwise), "dense SDPA" (unmasked scaled_dot_product_attention over all pairs), "padded SDPA" (index_copy into a padded batch,
-masked SDPA, gather back), "PyG" (gather, torch_geometric.utils.softmax and scatter, as TransformerConv does it). Sample row:
+otherwise), "dense SDPA" (unmasked scaled_dot_product_attention over all pairs, which computes another function and is a
+yardstick), "padded SDPA" (index_copy into a padded batch, masked SDPA, gather back), "PyG" (gather,
+torch_geometric.utils.softmax and scatter, as TransformerConv does it). Sample row:
 
-    window  fused        forward  20.1 ms (19.8-22.0)  forward+backward  88 ms (86-95)  1.00x   71 MiB
+    window        fused        forward    20.1 ms (19.8-22)  forward+backward      88 ms (86-95)     1.00x       34 MiB
 """
 
 import argparse
@@ -71,7 +72,7 @@ CASES = {
 
 
 class Contender(NamedTuple):
-    """What is timed: `call` on `leaves`, [num_nodes, num_heads, dim] each, or [num_heads, num_nodes, dim] if heads come first."""
+    """What is timed: `call` on `leaves`, each [num_nodes, num_heads, dim], or with the first two swapped."""
 
     leaves: tuple[Tensor, Tensor, Tensor]
     call: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -85,7 +86,11 @@ def make_contender(name: str, graph: AttentionGraph, inputs: tuple[Tensor, Tenso
         return Contender(_leaves(inputs), lambda q, k, v: ga.graph_attention(q, k, v, graph, impl=name))
     if name == "dense SDPA":
         heads_first = tuple(x.transpose(0, 1).contiguous() for x in inputs)
-        return Contender(_leaves(heads_first), lambda q, k, v: F.scaled_dot_product_attention(q[None], k[None], v[None])[0], True)
+
+        def over_all_pairs(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(q[None], k[None], v[None])[0]
+
+        return Contender(_leaves(heads_first), over_all_pairs, heads_first=True)
     if name == "padded SDPA":
         sizes = torch.diff(graph.src_ptr)
         batch, place = ga.graph.ragged_range(sizes)
@@ -135,10 +140,10 @@ def specification(graph: AttentionGraph, inputs: tuple[Tensor, ...], grad_out: T
 
 
 def check(name: str, contender: Contender, grad_out: Tensor, expected: list[Tensor]) -> None:
-    """Refuses to time what is not right. Unmasked dense SDPA computes another function and is timed as a yardstick only."""
+    """Refuses to time what is not right."""
     out = contender.call(*contender.leaves)
-    for what, got, want in zip(("output", "d query", "d key", "d value"),
-                               [out, *torch.autograd.grad(out, contender.leaves, grad_out)], expected, strict=True):  # fmt: skip
+    results = [out.detach(), *torch.autograd.grad(out, contender.leaves, grad_out)]
+    for what, got, want in zip(("output", "d query", "d key", "d value"), results, expected, strict=True):
         gap = float((got - want).abs().max() / want.abs().max())
         if not gap < 1e-4:
             raise SystemExit(f"{name} differs from dense in {what} by {gap:.2g} of its largest value; not timed")
@@ -195,21 +200,39 @@ def reset_peak() -> None:
     try:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: sets the high-water mark back to what is resident now
     except OSError:
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 2 * resident(), "the peak lies before the call"
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 2 * resident(), (
+            "the peak lies before the call"
+        )
+
+
+def line(row: dict) -> str:
+    """Returns a row of results as text."""
+    timed = [
+        f"{key} {row[f'{key}_ms']:8.4g} ms ({row[f'{key}_spread'][0]:.4g}-{row[f'{key}_spread'][1]:.4g})"
+        for key in ("forward", "forward+backward")
+    ]
+    ratio = f"{row['forward+backward_over_fused']:7.2f}x"
+    return f"{row['case']:13} {row['contender']:12} {'  '.join(timed)}  {ratio} {row['peak_mib']:8.0f} MiB"
 
 
 def environment() -> dict[str, object]:
     import numba
     import torch_geometric
 
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
+    about_cpu = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in about_cpu if "model name" in line), "unknown")
     scatter = installed_torch_scatter()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     return {
-        "date": date.today().isoformat(), "commit": commit, "device": f"CPU ({cpu}, {torch.get_num_threads()} threads)",
-        "python": platform.python_version(), "torch": torch.__version__, "torch_geometric": torch_geometric.__version__,
-        "torch_scatter": scatter.__version__ if scatter else None, "numba": numba.__version__,
-    }  # fmt: skip
+        "date": date.today().isoformat(),
+        "commit": commit,
+        "device": f"CPU ({cpu}, {torch.get_num_threads()} threads)",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_geometric": torch_geometric.__version__,
+        "torch_scatter": scatter.__version__ if scatter else None,
+        "numba": numba.__version__,
+    }
 
 
 def main() -> None:
@@ -236,18 +259,20 @@ def main() -> None:
         times = time_all(contenders, grad_out, arguments.rounds)
         for other, measured in times.items():
             ratio = {key: [a / b for a, b in zip(measured[key], times["fused"][key], strict=True)] for key in measured}
-            row = {"case": name, "contender": other, "num_nodes": graph.num_src_nodes, "num_edges": graph.num_edges,
-                   "heads": f"{case.num_heads} x {case.head_dim}",
-                   "peak_mib": peak_memory(name, other, arguments.quick)}  # fmt: skip
+            row = {
+                "case": name,
+                "contender": other,
+                "num_nodes": graph.num_src_nodes,
+                "num_edges": graph.num_edges,
+                "heads": f"{case.num_heads} x {case.head_dim}",
+                "peak_mib": peak_memory(name, other, arguments.quick),
+            }
             for key, label in (("forward", "forward"), ("both", "forward+backward")):
                 row[f"{label}_ms"] = statistics.median(measured[key])
                 row[f"{label}_spread"] = [min(measured[key]), max(measured[key])]
                 row[f"{label}_over_fused"] = statistics.median(ratio[key])
             rows.append(row)
-            spread = "{:.4g}-{:.4g}"
-            print(f"{name:13} {other:12} forward {row['forward_ms']:8.4g} ms ({spread.format(*row['forward_spread'])})  "
-                  f"forward+backward {row['forward+backward_ms']:8.4g} ms ({spread.format(*row['forward+backward_spread'])})  "
-                  f"{row['forward+backward_over_fused']:7.2f}x {row['peak_mib']:8.0f} MiB", flush=True)  # fmt: skip
+            print(line(row), flush=True)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         record = {"benchmark": "attention", "command": "python " + " ".join(sys.argv), **environment(), "rows": rows}

@@ -2,9 +2,10 @@
 
     python benchmarks/costs.py
 
-For each implementation the time of one forward and backward is fitted as fixed + work · million multiply-adds (+ per_bucket
-· buckets), by weighted least squares on relative error, over windows and batches of small full graphs from 64 to 65,536
-nodes. Prints the table that `graphattn/ops/_dispatch.py` holds, and how far the fit is off. Sample output:
+For each implementation the time of one forward and backward is fitted as fixed + work · million multiply-adds
+(+ per_bucket · buckets), by non-negative least squares on relative error, over windows and batches of small full graphs
+from 64 to 65,536 nodes. Prints the table that `graphattn/ops/_dispatch.py` holds, and how far the fit is off at its
+worst point. Sample output:
 
     "fused": Cost(fixed=440, work=105),  # worst point 1.6x off
 """
@@ -28,8 +29,8 @@ MAX_WORK = {"dense": 3e8, "scatter": 4e7, "blocks": 4e9, "fused": 4e9}
 def graphs() -> list[AttentionGraph]:
     generator = torch.Generator().manual_seed(0)
     windows = [ga.connectivity.sliding_window(n, radius=radius) for n, radius in WINDOWS]
-    batches = [ga.connectivity.full(torch.randint(size // 2, size + size // 2, (count,), generator=generator)) for count, size in BATCHES]
-    return windows + batches + [ga.connectivity.full(256), ga.connectivity.full(1024)]
+    sizes = [torch.randint(size // 2, size + size // 2, (count,), generator=generator) for count, size in BATCHES]
+    return windows + [ga.connectivity.full(size) for size in (*sizes, 256, 1024)]
 
 
 def microseconds(impl: str, graph: AttentionGraph, num_heads: int, head_dim: int) -> float:
@@ -67,7 +68,9 @@ def main() -> None:
         (fixed, work, per_bucket), _ = nnls(a / b[:, None], np.ones_like(b))
         off = np.exp(np.abs(np.log(a @ [fixed, work, per_bucket] / b))).max()
         extra = f", per_bucket={per_bucket:.0f}" if impl == "blocks" else ""
-        print(f'    "{impl}": Cost(fixed={fixed:.0f}, work={work:.1f}{extra}),  # worst point {off:.1f}x off', flush=True)
+        print(
+            f'    "{impl}": Cost(fixed={fixed:.0f}, work={work:.1f}{extra}),  # worst point {off:.1f}x off', flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -17,27 +17,33 @@ Every figure was measured by a command in this repository; `python benchmarks/re
 
 
 def section(record: dict) -> str:
-    scatter = record["torch_scatter"] or "not installed"
+    """Returns one benchmark's heading, what made it, and its table."""
+    versions = ", ".join(
+        f"{name.replace('_', '-')} {record[name] or 'not installed'}"
+        for name in ("python", "torch", "torch_geometric", "torch_scatter", "numba")
+    )
     lines = [
         f"## {record['benchmark']}",
         "",
-        f"{record['date']}, commit {record['commit']}, {record['device']}, Python {record['python']}, torch {record['torch']}, "
-        f"torch-geometric {record['torch_geometric']}, torch-scatter {scatter}, numba {record['numba']}. float32.",
+        f"{record['date']}, commit {record['commit']}, {record['device']}; {versions}; float32.",
         "",
         f"    {record['command']}",
         "",
-        "Median ms (minimum–maximum) of interleaved rounds, ratio to `fused` round by round, and the resident memory that one "
-        "forward and backward adds. Each contender first equals the specification in output and gradients, except dense SDPA, "
-        "which computes all pairs and is a yardstick.",
+        "Median ms (minimum–maximum) of interleaved rounds, ratio to `fused` round by round, and the resident memory that",
+        "one forward and backward adds. Each contender first equals the specification in output and gradients, except",
+        "dense SDPA, which computes all pairs and is a yardstick.",
         "",
         "| case | edges | heads | contender | forward ms | forward+backward ms | over fused | peak MiB |",
         "|---|---:|---|---|---:|---:|---:|---:|",
     ]
     for row in record["rows"]:
-        cells = [f"{row[f'{key}_ms']:.3g} ({row[f'{key}_spread'][0]:.3g}–{row[f'{key}_spread'][1]:.3g})"
-                 for key in ("forward", "forward+backward")]  # fmt: skip
-        lines.append(f"| {row['case']} | {row['num_edges']:,} | {row['heads']} | {row['contender']} | {cells[0]} | {cells[1]} | "
-                     f"{row['forward+backward_over_fused']:.2f}× | {row['peak_mib']:.0f} |")  # fmt: skip
+        timed = []
+        for key in ("forward", "forward+backward"):
+            low, high = row[f"{key}_spread"]
+            timed.append(f"{row[f'{key}_ms']:.3g} ({low:.3g}–{high:.3g})")
+        ratio = f"{row['forward+backward_over_fused']:.2f}×"
+        cells = [row["case"], f"{row['num_edges']:,}", row["heads"], row["contender"], *timed, ratio]
+        lines.append(f"| {' | '.join(cells)} | {row['peak_mib']:.0f} |")
     return "\n".join(lines) + "\n"
 
 

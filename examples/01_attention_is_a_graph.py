@@ -1,7 +1,7 @@
 """A sentence, an image and a molecule through the same layer object.
 
-What you will learn: attention needs a list of who may look at whom, and nothing else. A sentence, an image cut into patches
-and a molecule differ in how that list is made; the layer, its weights and its gradients are the same.
+What you will learn: attention needs a list of who may look at whom, and nothing else. A sentence, an image cut into
+patches and a molecule differ in how that list is made; the layer, its weights and its gradients are the same.
 
     python examples/01_attention_is_a_graph.py
 
