@@ -2,12 +2,12 @@
 
     python benchmarks/costs.py
 
-For each implementation the time of one forward and backward is fitted as fixed + work · million multiply-adds
-(+ per_bucket · buckets), by non-negative least squares on relative error, over windows and batches of small full graphs
-from 64 to 65,536 nodes. Prints the table that `graphattn/ops/_dispatch.py` holds, and how far the fit is off at its
-worst point. Sample output:
+For each implementation the time of one forward and backward is fitted as fixed + weight · million weights
+(+ work · million multiply-adds + bucket · buckets), by non-negative least squares on relative error, over windows and
+batches of full graphs from 64 to 65,536 nodes. Prints the table that `graphattn/ops/_dispatch.py` holds, and by what
+factor the fit is off, in the median and at its worst point. Sample output:
 
-    "fused": Cost(fixed=440, work=105),  # worst point 1.6x off
+    "fused": Cost(fixed=700, weight=14000, work=60, bucket=0),  # off by 1.2x, at worst 2.1x
 """
 
 import statistics
@@ -46,31 +46,34 @@ def microseconds(impl: str, graph: AttentionGraph, num_heads: int, head_dim: int
     return 1e6 * statistics.median(times[1:])
 
 
+def features(impl: str, graph: AttentionGraph, num_heads: int, head_dim: int) -> list[float]:
+    """What the cost model multiplies its constants with."""
+    plan = graph.plan()
+    num_pairs, num_buckets = graph.num_edges, 0
+    if impl == "dense":
+        num_pairs = graph.num_src_nodes * graph.num_dst_nodes
+    elif impl == "blocks":
+        num_pairs, num_buckets = plan.num_block_pairs, len(plan.buckets)
+    weights = num_pairs * num_heads / 1e6
+    return [1.0, weights, weights * 2 * head_dim, float(num_buckets)]
+
+
 def main() -> None:
     for impl in ga.ops.IMPLEMENTATIONS:
-        features, measured = [], []
+        rows, measured = [], []
         for graph in graphs():
             if impl == "blocks" and graph.blocks is None:
                 continue
-            plan = graph.plan()
             for num_heads, head_dim in HEADS:
-                pairs = graph.num_edges
-                if impl == "dense":
-                    pairs = graph.num_src_nodes * graph.num_dst_nodes
-                elif impl == "blocks":
-                    pairs = sum(bucket.dst.numel() * bucket.src.shape[1] for bucket in plan.buckets)
-                work = pairs * num_heads * 2 * head_dim
-                if work > MAX_WORK[impl]:
-                    continue
-                features.append([1.0, work / 1e6, float(len(plan.buckets)) if impl == "blocks" else 0.0])
-                measured.append(microseconds(impl, graph, num_heads, head_dim))
-        a, b = np.array(features), np.array(measured)
-        (fixed, work, per_bucket), _ = nnls(a / b[:, None], np.ones_like(b))
-        off = np.exp(np.abs(np.log(a @ [fixed, work, per_bucket] / b))).max()
-        extra = f", per_bucket={per_bucket:.0f}" if impl == "blocks" else ""
-        print(
-            f'    "{impl}": Cost(fixed={fixed:.0f}, work={work:.1f}{extra}),  # worst point {off:.1f}x off', flush=True
-        )
+                row = features(impl, graph, num_heads, head_dim)
+                if row[2] <= MAX_WORK[impl] / 1e6:
+                    rows.append(row)
+                    measured.append(microseconds(impl, graph, num_heads, head_dim))
+        a, b = np.array(rows), np.array(measured)
+        constants, _ = nnls(a / b[:, None], np.ones_like(b))
+        off = np.exp(np.abs(np.log(a @ constants / b)))
+        named = ", ".join(f"{k}={v:.0f}" for k, v in zip(("fixed", "weight", "work", "bucket"), constants, strict=True))
+        print(f'    "{impl}": Cost({named}),  # off by {np.median(off):.1f}x, at worst {off.max():.1f}x', flush=True)
 
 
 if __name__ == "__main__":

@@ -17,15 +17,15 @@ MAX_PADDING_WASTE = 0.15
 class Bucket(NamedTuple):
     """Blocks of similar size, padded to one shape, to be run as one batched dense product."""
 
-    # dst and src: int64 node ids, node 0 in padding
+    # dst and src: int64 node ids; padding names the block's first node, so that a NaN there stays in its block
     dst: Tensor  # [num_blocks, num_targets]
     src: Tensor  # [num_blocks, num_sources]
     # prefix [num_blocks, num_targets] int64: leading sources that a row reads, 0 in padding; None where all read all
     prefix: Tensor | None
     # real [num_real_targets] int64: positions of dst.flatten() that are no padding; None where all are
     real: Tensor | None
-    # first [num_blocks, num_targets] int64: canonical position of each row's first edge, 0 in padding;
-    # None where rows of blocks and edges interleave
+    # first [num_blocks, num_targets] int64: canonical position of each row's first edge, in padding that of
+    # the block's first row; None where rows of blocks and edges interleave
     first: Tensor | None
 
 
@@ -41,6 +41,11 @@ class Plan(NamedTuple):
     edge_id: Tensor | None  # [num_edges] canonical position where blocks stand between the edges, else None
     buckets: tuple[Bucket, ...]  # empty where the graph has no block
     covers_once: bool  # no target has more than one block row, or both a block row and an edge
+
+    @property
+    def num_block_pairs(self) -> int:
+        """Pairs that running the blocks computes, padding included."""
+        return sum(bucket.dst.numel() * bucket.src.shape[1] for bucket in self.buckets)
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Plan:
         """Applies `move` to every tensor."""
@@ -112,14 +117,14 @@ def _bucket(blocks: Blocks, chosen: Tensor, first: Tensor | None) -> Bucket:
     column = torch.arange(int(num_sources.max()), device=chosen.device)
     row = torch.arange(int(num_targets.max()), device=chosen.device)
     is_target, is_source = row < num_targets[:, None], column < num_sources[:, None]
-    target = torch.where(is_target, blocks.dst_ptr[chosen][:, None] + row, 0)
-    source = torch.where(is_source, blocks.src_ptr[chosen][:, None] + column, 0)
+    target = blocks.dst_ptr[chosen][:, None] + torch.where(is_target, row, 0)
+    source = blocks.src_ptr[chosen][:, None] + torch.where(is_source, column, 0)
     prefix = torch.where(is_target, blocks.prefix[target], 0)
     is_full = bool((prefix == column.numel()).all())
     return Bucket(
-        dst=torch.where(is_target, blocks.dst[target], 0),
-        src=torch.where(is_source, blocks.src[source], 0),
+        dst=blocks.dst[target],
+        src=blocks.src[source],
         prefix=None if is_full else prefix,
         real=None if bool(is_target.all()) else is_target.flatten().nonzero()[:, 0],
-        first=None if first is None else torch.where(is_target, first[target], 0),
+        first=None if first is None else first[target],
     )

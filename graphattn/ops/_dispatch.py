@@ -14,19 +14,20 @@ from graphattn.ops.capability import IMPLEMENTATIONS, check_impl, has_numba, run
 
 
 class Cost(NamedTuple):
-    """Forward and backward of one call: microseconds = fixed + per_bucket · buckets + work · million multiply-adds."""
+    """Forward and backward of one call, in microseconds: a fixed part, and parts per unit of what it grows with."""
 
     fixed: float
-    work: float
-    per_bucket: float = 0.0
+    weight: float  # per million weights: pairs that are computed, padding included, times heads
+    work: float  # per million multiply-adds: weights times (head_dim + value_dim)
+    bucket: float = 0.0  # per bucket of blocks
 
 
 # float32, 2 cores of an x86-64 server with AVX2; `python benchmarks/costs.py` measures them anew
 COSTS = {
-    "dense": Cost(fixed=600, work=900),
-    "scatter": Cost(fixed=900, work=2800),
-    "blocks": Cost(fixed=300, work=60, per_bucket=300),
-    "fused": Cost(fixed=450, work=110),
+    "dense": Cost(fixed=600, weight=24000, work=10),
+    "scatter": Cost(fixed=900, weight=0, work=2800),
+    "blocks": Cost(fixed=300, weight=1000, work=60, bucket=300),
+    "fused": Cost(fixed=700, weight=14000, work=60),
 }
 MAX_DENSE_PAIRS = 2**26  # per head; the specification holds several such arrays
 
@@ -65,22 +66,20 @@ def reason_against(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: 
 
 def estimate(impl: str, graph: AttentionGraph, sizes: Sizes) -> float:
     """Returns the expected time of forward and backward in microseconds."""
-    cost = COSTS[impl]
-    num_edges, num_buckets = graph.num_edges, 0
-    rest = 0.0
+    num_pairs, num_buckets, rest = graph.num_edges, 0, 0.0
     if impl == "dense":
-        num_edges = graph.num_dst_nodes * graph.num_src_nodes
+        num_pairs = graph.num_dst_nodes * graph.num_src_nodes
     elif impl == "blocks" and graph.blocks is not None:
         plan = graph.plan()
-        num_buckets = len(plan.buckets)
-        num_edges = sum(bucket.dst.numel() * bucket.src.shape[1] for bucket in plan.buckets)
-        if plan.src.numel():
-            rest = COSTS["fused"].fixed + COSTS["fused"].work * _million(plan.src.numel(), sizes)
-    return cost.fixed + cost.per_bucket * num_buckets + cost.work * _million(num_edges, sizes) + rest
+        num_pairs, num_buckets = plan.num_block_pairs, len(plan.buckets)
+        rest = _time(COSTS["fused"], plan.src.numel(), 0, sizes) if plan.src.numel() else 0.0
+    return _time(COSTS[impl], num_pairs, num_buckets, sizes) + rest
 
 
-def _million(num_edges: int, sizes: Sizes) -> float:
-    return num_edges * sizes.num_heads * (sizes.head_dim + sizes.value_dim) / 1e6
+def _time(cost: Cost, num_pairs: int, num_buckets: int, sizes: Sizes) -> float:
+    weights = num_pairs * sizes.num_heads / 1e6
+    work = weights * (sizes.head_dim + sizes.value_dim)
+    return cost.fixed + cost.bucket * num_buckets + cost.weight * weights + cost.work * work
 
 
 def choose(graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:

@@ -49,7 +49,7 @@ def attention(
     terms = (query_attr, edge_attr, edge_bias, edge_gate, scale, logit_clip, dropout_p, seed)
     asks_lse = needs_lse or not plan.covers_once
     rows, parts = [], []
-    for bucket in map(_pad_with_own_nodes, plan.buckets):
+    for bucket in plan.buckets:
         target = bucket.dst.flatten()
         part = _bucket_attention(query, key, value, bucket, *terms, asks_lse)
         if bucket.real is not None:
@@ -147,20 +147,6 @@ def _bucket_attention(
 def _rows(out: Tensor) -> Tensor:
     """[num_blocks, num_heads, num_targets, dim] → [num_blocks · num_targets, num_heads, dim]."""
     return out.transpose(1, 2).flatten(0, 1)
-
-
-def _pad_with_own_nodes(bucket: Bucket) -> Bucket:
-    """Lets padding name its block's first node and edge instead of node 0, so that a NaN there stays in its block."""
-    if bucket.prefix is None:
-        return bucket
-    is_target = bucket.prefix > 0
-    column = torch.arange(bucket.src.shape[1], device=bucket.src.device)
-    is_source = column < bucket.prefix.amax(1, keepdim=True)
-    return bucket._replace(
-        dst=torch.where(is_target, bucket.dst, bucket.dst[:, :1]),
-        src=torch.where(is_source, bucket.src, bucket.src[:, :1]),
-        first=None if bucket.first is None else torch.where(is_target, bucket.first, bucket.first[:, :1]),
-    )
 
 
 class _Once(torch.autograd.Function):
