@@ -137,6 +137,21 @@ class Blocks(NamedTuple):
         change.index_add_(0, start + self.prefix, -torch.ones_like(start))
         return torch.cumsum(change, 0)[:-1]
 
+    def spanning_pairs(self) -> Tensor:
+        """Returns one pair of each target that reads and one of each source that is read, [2, num_pairs].
+
+        They join all nodes of a block, so it lies inside one graph of a batch exactly if each of them does.
+        """
+        block, owner, reads = self.of_target(), self.of_source(), self.prefix > 0
+        num_read = torch.zeros_like(self.src_ptr[1:]).scatter_reduce_(0, block, self.prefix, "amax")
+        reads_most = self.prefix == num_read[block]  # such a target reads every source that any target does
+        reader = torch.zeros_like(num_read)
+        reader[block[reads_most]] = self.dst[reads_most]
+        is_read = torch.arange(self.src.numel(), device=self.src.device) - self.src_ptr[owner] < num_read[owner]
+        of_targets = torch.stack([self.src[self.src_ptr[block[reads]]], self.dst[reads]])
+        of_sources = torch.stack([self.src[is_read], reader[owner[is_read]]])
+        return torch.cat([of_targets, of_sources], 1)
+
     def in_order(self) -> "Blocks":
         """Sorts targets inside each block, and sources that the same targets read: one form for the same pairs."""
         rows = _argsort_within(self.of_target(), self.dst)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from graphattn.graph import pairs
 from graphattn.graph.blocks import Blocks
-from graphattn.graph.kinds import join, rename_bits
+from graphattn.graph.kinds import check_edge_kind, check_kinds, join, rename_bits
 from graphattn.graph.plan import Plan, pointers
 from graphattn.graph.ragged import batch_of
+from graphattn.graph.validate import check_inside_graphs, check_size, check_tensor, checked_edges, plain
 
 if TYPE_CHECKING:
     from torch_geometric import EdgeIndex
@@ -63,11 +66,17 @@ def checked_mask(mask: Tensor) -> Tensor:
     return mask
 
 
-def from_mask(mask: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Returns canonical edges [2, num_edges] and the head_mask of a dense mask, True = attend."""
+def from_mask(cls: type[AttentionGraph], mask: Tensor) -> AttentionGraph:
+    """Returns the graph of a dense mask, True = attend; a third dimension becomes the head_mask."""
     union = checked_mask(mask) if mask.dim() == 2 else checked_mask(mask).any(0)
     dst, src = union.nonzero(as_tuple=True)
-    return torch.stack([src, dst]), None if mask.dim() == 2 else mask[:, dst, src].T.contiguous()
+    return cls.trusted(
+        torch.stack([src, dst]),
+        mask.shape[-1],
+        mask.shape[-2],
+        head_mask=None if mask.dim() == 2 else mask[:, dst, src].T.contiguous(),
+        origin=f"from_mask({' × '.join(map(str, mask.shape))})",
+    )
 
 
 def to_edge_index(graph: AttentionGraph) -> EdgeIndex:
@@ -83,9 +92,38 @@ def to_edge_index(graph: AttentionGraph) -> EdgeIndex:
     return edge_index
 
 
-def plain(edge_index: Tensor) -> Tensor:
-    """Returns the tensor inside a PyG `EdgeIndex`, any other tensor as it is."""
-    return edge_index.as_tensor() if hasattr(edge_index, "as_tensor") else edge_index
+def from_edge_index(
+    cls: type[AttentionGraph],
+    edge_index: Tensor,
+    num_nodes: int | tuple[int, int],
+    duplicates: str,
+    kinds: Sequence[str],
+) -> tuple[AttentionGraph, Tensor]:
+    """Returns the graph of edges in any order, and the order that sorts them."""
+    if duplicates not in ("error", "first"):
+        raise ValueError(f"duplicates must be 'error' or 'first', got {duplicates!r}. Use 'first' to keep one of each.")
+    num_src, num_dst = num_nodes if isinstance(num_nodes, tuple) and len(num_nodes) == 2 else (num_nodes, num_nodes)
+    check_size(num_src, "num_nodes")
+    check_size(num_dst, "num_nodes")
+    edges = checked_edges(edge_index, num_src, num_dst)
+    keys = pairs.encode(edges, num_src)
+    is_sorted = not bool((torch.diff(keys) <= 0).any())
+    order = torch.arange(keys.numel(), device=keys.device) if is_sorted else torch.argsort(keys, stable=True)
+    if not is_sorted:
+        keys = keys[order]
+        repeated = torch.diff(keys, prepend=keys.new_full((1,), -1)) == 0
+        if bool(repeated.any()):
+            if duplicates == "error":
+                edge = edges[:, order[int(repeated.nonzero()[0])]].tolist()
+                raise ValueError(
+                    f"edge_index must list each edge once, got {edge} more than once ({int(repeated.sum())} "
+                    "duplicates). Pass duplicates='first' to keep the first of each."
+                )
+            order = order[~repeated]
+    graph = cls.trusted(edges[:, order], num_src, num_dst, kinds=check_kinds(kinds), origin=f"{order.numel()} edges")
+    if is_sorted:
+        graph.__dict__["_plan"] = plan_of_edge_index(edge_index, num_src, num_dst)
+    return graph, order
 
 
 def plan_of_edge_index(edge_index: Tensor, num_src_nodes: int, num_dst_nodes: int) -> Plan | None:
@@ -140,6 +178,24 @@ def to_data(graph: AttentionGraph, **fields: Any) -> Data:
     if graph.num_graphs != 1:
         data.ptr, data.batch = graph.src_ptr, batch_of(graph.src_ptr)
     return data
+
+
+def from_data(cls: type[AttentionGraph], data: Data, kind: str) -> tuple[AttentionGraph, Tensor]:
+    """Returns the graph of PyG `Data` or `Batch`, and the order of its edges."""
+    num_nodes, ptr = sizes_of_data(data)
+    kinds, edge_kind = kinds_of_data(data, kind)
+    graph, order = cls.from_edge_index(data.edge_index, num_nodes, kinds=kinds)
+    check_inside_graphs(graph.explicit_edges, None, ptr, ptr)
+    if edge_kind is not None:
+        check_tensor(edge_kind, "data.edge_kind", graph.device)
+        edge_kind = check_edge_kind(edge_kind, kinds, graph.num_edges)[order]
+    graph.__dict__.update(
+        _edge_kind=edge_kind,
+        _src_ptr=ptr,
+        _dst_ptr=ptr,
+        origin=f"from_data({num_nodes} nodes, {graph.num_edges} edges)",
+    )
+    return graph, order
 
 
 def sizes_of_data(data: Data) -> tuple[int, Tensor | None]:
@@ -219,7 +275,27 @@ def save(graph: AttentionGraph, path: str | os.PathLike[str]) -> None:
             os.unlink(unfinished)
 
 
-def load(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[int, int], str]:
+def load(cls: type[AttentionGraph], path: str | os.PathLike[str]) -> AttentionGraph:
+    """Returns the graph of a file written by `save`, checked as the constructor checks its arguments."""
+    fields, kinds, sizes, origin = _read(path)
+    blocks = Blocks(*(fields[f"blocks.{name}"] for name in Blocks._fields)) if "blocks.dst" in fields else None
+    try:
+        graph = cls(
+            fields["edge_index"],
+            *sizes,
+            blocks=blocks,
+            edge_kind=fields.get("edge_kind"),
+            kinds=kinds,
+            src_ptr=fields.get("src_ptr"),
+            dst_ptr=fields.get("dst_ptr"),
+            head_mask=fields.get("head_mask"),
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)} is damaged ({error}). Save the graph again.") from error
+    return graph._named(origin)
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[int, int], str]:
     """Returns (tensors by name, kinds, (num_src_nodes, num_dst_nodes), origin) of a file written by `save`."""
     from safetensors import SafetensorError, safe_open
 

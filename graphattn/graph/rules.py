@@ -1,6 +1,7 @@
 """Rules that filter edges: `graph.keep(rule)` with `rule(src, dst) -> bool`, element by element.
 
 A rule sees global node ids: in a batch of square graphs `is_causal` and `within` mean the same as in each graph alone.
+The `__name__` of a rule is how the origin of a graph writes it: `window(64).keep(within(3))`.
 """
 
 from collections.abc import Callable
@@ -36,6 +37,7 @@ def within(distance: int) -> Rule:
     def is_within(src: Tensor, dst: Tensor) -> Tensor:
         return (src - dst).abs() <= distance
 
+    is_within.__name__ = f"within({distance})"
     return is_within
 
 
@@ -55,4 +57,5 @@ def same_document(doc: Tensor) -> Rule:
     def is_same_document(src: Tensor, dst: Tensor) -> Tensor:
         return doc[src] == doc[dst]
 
+    is_same_document.__name__ = f"same_document({doc.numel()} nodes)"
     return is_same_document

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graph import AttentionGraph
-from graphattn.graph.attention_graph import MAX_ENUMERATED_EDGES
+from graphattn.graph.validate import MAX_ENUMERATED_EDGES
 from graphattn.ops._arguments import HALF, Terms
 from graphattn.ops._impl import blocks, dense, fused, scatter
 from graphattn.ops.capability import IMPLEMENTATIONS, check_impl, has_numba, runs_on

@@ -82,10 +82,11 @@ def test_a_batch_of_one_is_the_single_graph(name: str) -> None:
 
 
 @builders
-def test_an_int_makes_a_graph_that_joins_any_batch_of_as_many_nodes(name: str) -> None:
-    single = BUILDERS[name](int(SIZES.sum()))
-    union = single | sliding_window(SIZES, radius=1)
-    assert union.num_graphs == SIZES.numel()
+def test_the_sum_of_the_sizes_makes_one_graph_that_does_not_join_their_batch(name: str) -> None:
+    batch = sliding_window(SIZES, radius=1)
+    assert (BUILDERS[name](SIZES) | batch).num_graphs == SIZES.numel()
+    with pytest.raises(ValueError, match=r"of the batch. An edge must join nodes of one graph: build it from"):
+        BUILDERS[name](int(SIZES.sum())) | batch
 
 
 @builders

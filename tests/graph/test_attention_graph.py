@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from graphattn.graph import AttentionGraph, Blocks, bicliques
-from graphattn.graph.rules import is_causal, within
+from graphattn.graph.rules import within
 from tests.strategies import (
     NUM_HEADS,
     Ingredients,
@@ -24,8 +24,6 @@ from tests.strategies import (
     ingredients,
     kind_graphs,
     kinds_at,
-    mixed_graphs,
-    nodes,
     pairs_in,
 )
 
@@ -74,33 +72,6 @@ def test_edges_are_in_canonical_order_whatever_the_representation(graph: Attenti
     assert graph.edge_kind.dtype == torch.int16
     assert graph.edge_kind.shape == (graph.num_edges,)
     assert graph.head_mask is None or graph.head_mask.shape == (graph.num_edges, NUM_HEADS)
-
-
-@given(mixed_graphs())
-def test_number_of_edges_is_known_without_listing_blocks(graph: AttentionGraph) -> None:
-    assert graph.num_edges == int(dense(graph).sum())
-    repr(graph), str(graph), hash(graph), graph == graph.T.T
-    assert "listed" not in graph._cache or graph.blocks is None
-
-
-def test_a_block_survives_an_edge_that_adds_nothing_to_it() -> None:
-    blocks = bicliques(
-        torch.tensor([0, 2, 3]), torch.tensor([0, 1, 2]), torch.tensor([0, 2, 4]), torch.tensor([0, 1, 1, 2])
-    )
-    inside = torch.tensor([[0, 2], [0, 2]])
-    for options in ({}, {"kinds": ("full",)}, {"head_mask": torch.tensor([[True, False]] * 2)}):
-        graph = AttentionGraph(inside, 3, blocks=blocks, **options)
-        assert (graph.explicit_edges.shape[1], graph.blocks.num_blocks, graph.num_edges) == (0, 2, 6)
-    only_first = AttentionGraph(
-        inside[:, :1], 3, blocks=blocks, edge_kind=torch.tensor([2]), kinds=("full", "bond")
-    )  # the edge is a bond as well: its block is listed, the other one stays
-    assert (only_first.explicit_edges.shape[1], only_first.blocks.num_blocks, only_first.num_edges) == (4, 1, 6)
-    assert kinds_at(only_first)[(0, 0)] == {"full", "bond"}
-
-
-def test_an_edge_of_all_kinds_inside_a_block_keeps_them() -> None:
-    graph = AttentionGraph(torch.tensor([[0], [0]]), 2, blocks=block([0, 1], [0, 1]), kinds=("full", "bond"))
-    assert kinds_at(graph) == {(0, 0): {"full", "bond"}, (0, 1): {"full"}, (1, 0): {"full"}, (1, 1): {"full"}}
 
 
 def test_blocks_without_a_pair_leave_no_block() -> None:
@@ -219,18 +190,9 @@ def test_operations_leave_their_operands_alone(graph: AttentionGraph) -> None:
         assert_close(tuple(graph.blocks), tuple(before.blocks))
 
 
-def test_repr_says_how_the_graph_was_built() -> None:
-    graph = example()
-    assert repr(graph) == "AttentionGraph(3 edges: 2 targets × 3 sources, 3 edges)"
-    square = AttentionGraph(torch.tensor([[0], [1]]), 2)
-    expression = ((square | square.T) & square).keep(is_causal)
-    assert expression.origin == "((1 edges | 1 edges.T) & 1 edges).keep(is_causal)"
-    assert (~square @ (square - square)).origin == "~1 edges @ (1 edges - 1 edges)"
-    assert (~square).keep(is_causal).origin == "(~1 edges).keep(is_causal)"
-    assert (square.T | square | square).origin == "1 edges.T | 1 edges | 1 edges"
-    assert repr(expression.keep(within(3))).startswith(f"AttentionGraph({expression.origin}.keep(is_within): ")
+def test_repr_says_how_the_graph_was_built_and_its_sizes() -> None:
+    assert repr(example()) == "AttentionGraph(3 edges: 2 targets × 3 sources, 3 edges)"
     assert AttentionGraph(NO_EDGE, 3, blocks=block([0, 1], [0, 2])).origin == "0 edges and 1 blocks"
-    assert len(repr(AttentionGraph.trusted(None, 1, origin="window(1) | " * 1000))) < 300
     batch = AttentionGraph(NO_EDGE, 3, src_ptr=torch.tensor([0, 1, 3]))
     assert repr(batch).endswith("3 targets × 3 sources, 0 edges, 2 graphs)")
 
@@ -272,53 +234,6 @@ def meta(*shape: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
 
 
 ERRORS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
-    "edges as rows": (
-        build(EDGES.T),
-        ValueError,
-        r"edge_index must have shape \[2, num_edges\], got \[3, 2\]. If your edges are rows, pass edge_index.t\(\)",
-    ),
-    "edges in one row": (build(EDGES[0]), ValueError, r"shape \[2, num_edges\], got \[3\]"),
-    "edges as a list": (
-        build(EDGES.tolist()),
-        TypeError,
-        r"edge_index must be a torch.Tensor, got list. Pass torch.as_tensor\(edge_index\)",
-    ),
-    "edges in numpy": (build(EDGES.numpy()), TypeError, "must be a torch.Tensor, got ndarray"),
-    "edges of floats": (
-        build(EDGES.float()),
-        TypeError,
-        r"dtype torch.int64, got torch.float32. Call edge_index.long\(\)",
-    ),
-    "edges of int32": (build(EDGES.int()), TypeError, "dtype torch.int64, got torch.int32"),
-    "negative source": (
-        build(torch.tensor([[-1], [0]])),
-        ValueError,
-        r"edge_index\[0\] must lie in \[0, num_src_nodes\) = \[0, 3\), got -1. Row 0 holds sources, row 1 targets",
-    ),
-    "target out of range": (
-        build(torch.tensor([[0, 0], [0, 2]])),
-        ValueError,
-        r"edge_index\[1\] must lie in \[0, num_dst_nodes\) = \[0, 2\), got 2. .* check num_dst_nodes",
-    ),
-    "unsorted": (
-        build(EDGES.flip(1)),
-        ValueError,
-        r"not sorted by \(target, source\) at column 1, \[2, 0\]. .* call AttentionGraph.from_edge_index",
-    ),
-    "duplicate": (
-        build(EDGES[:, [0, 0]]),
-        ValueError,
-        r"repeats an edge at column 1, \[0, 0\]. .* AttentionGraph.from_edge_index\(edge_index, num_nodes\)",
-    ),
-    "size as a float": (build(num_src=3.0), TypeError, "num_src_nodes must be an int, got float. Pass the number"),
-    "size as a tensor": (build(num_dst=torch.tensor(2)), TypeError, "num_dst_nodes must be an int, got Tensor"),
-    "size as a bool": (build(num_dst=True), TypeError, "num_dst_nodes must be an int, got bool"),
-    "negative size": (build(NO_EDGE, -1), ValueError, "num_src_nodes must not be negative, got -1. A graph without"),
-    "too many pairs": (
-        build(NO_EDGE, 2**31, 2**31),
-        ValueError,
-        r"must stay below 2\^62, got 2147483648 × 2147483648. Split the graph into batches",
-    ),
     "kind of floats": (
         build(edge_kind=torch.zeros(3), kinds=("a",)),
         ValueError,
@@ -345,56 +260,6 @@ ERRORS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         build(kinds=tuple("abcdefghijklmnop")),
         ValueError,
         "kinds must be at most 15 names .*, got 16. Merge kinds",
-    ),
-    "head_mask of ints": (
-        build(head_mask=torch.ones(3, 2)),
-        ValueError,
-        r"head_mask must be bool \[num_edges, num_heads\] with num_edges = 3, got torch.float32 \[3, 2\]. Give one row",
-    ),
-    "head_mask transposed": (
-        build(head_mask=torch.ones(2, 3).bool()),
-        ValueError,
-        r"got torch.bool \[2, 3\]. Give one row",
-    ),
-    "ptr of floats": (
-        build(src_ptr=torch.tensor([0.0, 3.0]), dst_ptr=torch.tensor([0, 2])),
-        ValueError,
-        r"src_ptr must be int64 \[num_graphs \+ 1\], got torch.float32 \[2\]. Pass offsets, 0 first",
-    ),
-    "ptr that falls short": (
-        build(src_ptr=torch.tensor([0, 3]), dst_ptr=torch.tensor([0, 1])),
-        ValueError,
-        r"dst_ptr must rise from 0 to the number of entries, 2, got \[0, 1\]. Use the cumulative sum",
-    ),
-    "ptr that falls": (
-        build(src_ptr=torch.tensor([0, 3, 1, 3]), dst_ptr=torch.tensor([0, 1, 1, 2])),
-        ValueError,
-        r"src_ptr must rise from 0 to the number of entries, 3, got \[0, 3, 1, 3\]",
-    ),
-    "ptrs of other batches": (
-        build(src_ptr=torch.tensor([0, 3]), dst_ptr=torch.tensor([0, 1, 2])),
-        ValueError,
-        "must count the same graphs, got 1 and 2. Give an empty graph the same offset twice",
-    ),
-    "one ptr of a rectangle": (
-        build(src_ptr=torch.tensor([0, 3])),
-        ValueError,
-        "src_ptr and dst_ptr must be given together for a rectangular graph. Pass both",
-    ),
-    "edge_kind elsewhere": (
-        build(edge_kind=meta(3), kinds=("a",)),
-        ValueError,
-        r"edge_kind must be on the device of the graph's edges, cpu, got meta. Call edge_kind.to\('cpu'\) first",
-    ),
-    "head_mask elsewhere": (
-        build(head_mask=meta(3, 2, dtype=torch.bool)),
-        ValueError,
-        "head_mask must be on the device of the graph's edges, cpu, got meta",
-    ),
-    "ptr elsewhere": (
-        build(src_ptr=meta(2), dst_ptr=meta(2)),
-        ValueError,
-        "src_ptr must be on the device of .* got meta",
     ),
     "blocks elsewhere": (
         with_blocks(dst=meta(2)),
@@ -456,32 +321,6 @@ ERRORS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         TypeError,
         "num_nodes must be an int, got int64. Pass the number of nodes",
     ),
-    "find: float nodes": (
-        lambda: example().find(torch.zeros(1), torch.zeros(1).long()),
-        TypeError,
-        r"src must have dtype torch.int64, got torch.float32. Call src.long\(\) first",
-    ),
-    "find: other shapes": (
-        lambda: example().find(EDGES[0], EDGES[1, :2]),
-        ValueError,
-        r"must have the same shape, got \[3\] and \[2\]. Pass one source and one target per edge",
-    ),
-    "find: elsewhere": (
-        lambda: example().find(meta(1), meta(1)),
-        ValueError,
-        "src must be on the device of .*, cpu, got meta",
-    ),
-    "align: other length": (
-        lambda: example().align(torch.zeros(2), of=example()),
-        ValueError,
-        r"values must have shape \[of.num_edges, ...\] with of.num_edges = 3, got \[2\]. Pass one row per edge",
-    ),
-    "align: other nodes": (
-        lambda: example().align(torch.zeros(3), of=AttentionGraph(EDGES, 3)),
-        ValueError,
-        "align needs graphs over the same nodes, got 3 sources × 2 targets and 3 × 3",
-    ),
-    "align: elsewhere": (lambda: example().align(meta(3), of=example()), ValueError, "values must be on the device of"),
 }
 
 
@@ -490,11 +329,3 @@ def test_a_mistake_is_answered_with_what_to_do(name: str) -> None:
     action, error, advice = ERRORS[name]
     with pytest.raises(error, match=advice):
         action()
-
-
-@given(nodes(square=True).flatmap(lambda over: ingredients(over)))
-def test_offsets_of_one_side_serve_both_in_a_square_graph(parts: Ingredients) -> None:
-    ptr = torch.tensor([0, sum(parts.over.num_src)])
-    for name in ("src_ptr", "dst_ptr"):
-        graph = AttentionGraph(NO_EDGE, sum(parts.over.num_src), **{name: ptr})
-        assert_close((graph.src_ptr, graph.dst_ptr), (ptr, ptr))

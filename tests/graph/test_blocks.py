@@ -52,6 +52,20 @@ def test_blocks_that_split_targets_or_sources_do_not_overlap(blocks: Blocks) -> 
 
 
 @given(some_blocks())
+def test_spanning_pairs_join_all_nodes_of_a_block_that_are_read_or_read(blocks: Blocks) -> None:
+    held = pairs_in(blocks)
+    spanning = blocks.spanning_pairs().flip(0).T.tolist()
+    assert {(i, j) for i, j in spanning} <= {(i, j) for i, j, _ in held}
+    assert len(spanning) == len({(i, b) for i, _, b in held}) + len({(j, b) for _, j, b in held})
+    for number in {b for _, _, b in held}:
+        joined = blocks.select(torch.arange(blocks.num_blocks) == number).spanning_pairs().flip(0).T.tolist()
+        group = {("dst", joined[0][0])}
+        for _ in joined:  # walk from one node until no pair adds another
+            group |= {end for i, j in joined for end in (("dst", i), ("src", j)) if {("dst", i), ("src", j)} & group}
+        assert group == {end for i, j, b in held if b == number for end in (("dst", i), ("src", j))}
+
+
+@given(some_blocks())
 def test_transpose_swaps_every_pair_and_twice_is_the_identity(blocks: Blocks) -> None:
     flipped = blocks.transpose()
     assert cells(flipped) == sorted((j, i) for i, j in cells(blocks))
