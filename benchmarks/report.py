@@ -16,19 +16,9 @@ Every figure was measured by a command in this repository; `python benchmarks/re
 """
 
 
-def section(record: dict) -> str:
-    """Returns one benchmark's heading, what made it, and its table."""
-    versions = ", ".join(
-        f"{name.replace('_', '-')} {record[name] or 'not installed'}"
-        for name in ("python", "torch", "torch_geometric", "torch_scatter", "numba")
-    )
+def attention_table(rows: list[dict]) -> list[str]:
+    """Explains and lists what benchmarks/attention.py measured."""
     lines = [
-        f"## {record['benchmark']}",
-        "",
-        f"{record['date']}, commit {record['commit']}, {record['device']}; {versions}; float32.",
-        "",
-        f"    {record['command']}",
-        "",
         "Median ms (minimum–maximum) of interleaved rounds, ratio to `fused` round by round, and the resident memory",
         "that one forward and backward adds. Each contender first equals the specification in output and gradients,",
         "except dense SDPA, which computes all pairs and is a yardstick.",
@@ -36,7 +26,7 @@ def section(record: dict) -> str:
         "| case | edges | heads | contender | forward ms | forward+backward ms | over fused | peak MiB |",
         "|---|---:|---|---|---:|---:|---:|---:|",
     ]
-    for row in record["rows"]:
+    for row in rows:
         timed = []
         for key in ("forward", "forward+backward"):
             low, high = row[f"{key}_spread"]
@@ -44,7 +34,39 @@ def section(record: dict) -> str:
         ratio = f"{row['forward+backward_over_fused']:.2f}×"
         cells = [row["case"], f"{row['num_edges']:,}", row["heads"], row["contender"], *timed, ratio]
         lines.append(f"| {' | '.join(cells)} | {row['peak_mib']:.0f} |")
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def cold_start_table(rows: list[dict]) -> list[str]:
+    """Explains and lists what benchmarks/cold_start.py measured."""
+    lines = [
+        "Median seconds (minimum–maximum) over fresh processes: what `import graphattn` adds to `import torch`, and",
+        "the first fused forward and backward with an empty and with a filled disk cache, importing Numba included.",
+        "",
+        "| figure | seconds |",
+        "|---|---:|",
+    ]
+    return lines + [f"| {r['figure']} | {r['seconds']:.2f} ({r['spread'][0]:.2f}–{r['spread'][1]:.2f}) |" for r in rows]
+
+
+TABLES = {"attention": attention_table, "cold_start": cold_start_table}
+
+
+def section(record: dict) -> str:
+    """Returns one benchmark's heading, what made it, and its table."""
+    versions = ", ".join(
+        f"{name.replace('_', '-')} {record[name] or 'not installed'}"
+        for name in ("python", "torch", "torch_geometric", "torch_scatter", "numba")
+    )
+    made_by = [
+        f"## {record['benchmark']}",
+        "",
+        f"{record['date']}, commit {record['commit']}, {record['device']}; {versions}; float32.",
+        "",
+        f"    {record['command']}",
+        "",
+    ]
+    return "\n".join(made_by + TABLES[record["benchmark"]](record["rows"])) + "\n"
 
 
 def main() -> None:

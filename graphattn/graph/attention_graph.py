@@ -203,7 +203,9 @@ class AttentionGraph:
 
     @property
     def device(self) -> torch.device:
-        return self.explicit_edges.device
+        """Where the graph's tensors are."""
+        # the plan first: a compiled region then reads no tensor whose number of edges it would hold for fixed
+        return self.explicit_edges.device if self._plan is None else self._plan.src.device
 
     @property
     def is_square(self) -> bool:
@@ -442,6 +444,7 @@ class AttentionGraph:
             self.__dict__["_plan"] = make_plan(
                 self.explicit_edges, self.num_src_nodes, self.num_dst_nodes, self.blocks, self._head_mask
             )
+            self._plan.mark_dynamic()  # type: ignore[union-attr]
         return self._plan  # type: ignore[return-value]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> AttentionGraph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -55,6 +56,13 @@ class Plan(NamedTuple):
 
         buckets = tuple(bucket._replace(**moved(bucket)) for bucket in self.buckets)
         return self._replace(buckets=buckets, **moved(self))
+
+    def mark_dynamic(self) -> None:
+        """Tells the compiler, where it is loaded, that the number of edges varies: a new one is no new program."""
+        if "torch._dynamo" in sys.modules:
+            for tensor in (self.src, self.dst, self.source_order, self.head_mask, self.edge_id):
+                if tensor is not None:
+                    torch._dynamo.maybe_mark_dynamic(tensor, 0)
 
 
 def make_plan(

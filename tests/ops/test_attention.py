@@ -685,6 +685,19 @@ def test_it_compiles_whole_and_once_for_ten_edge_counts(compiled, impl: str) -> 
     compiled(function, calls)
 
 
+def test_one_program_serves_ten_edge_counts_without_a_single_recompilation() -> None:
+    import torch._dynamo
+
+    torch._dynamo.reset()
+    query, key, value = (drawn(67, NUM_HEADS, 5).float() for _ in range(3))
+    run = torch.compile(graph_attention, backend="aot_eager", fullgraph=True)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for radius in range(2, 12):  # plans are made after the compiler is loaded, and tell it what varies
+            graph = planned(sliding_window(67, radius))
+            assert_close(run(query, key, value, graph), graph_attention(query, key, value, graph))
+    torch._dynamo.reset()
+
+
 def test_it_compiles_whole_and_once_for_ten_node_counts_with_every_term(compiled) -> None:
     def function(*tensors: Any) -> Tensor:
         *values, seed, graph = tensors
