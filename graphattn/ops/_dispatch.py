@@ -24,10 +24,10 @@ class Cost(NamedTuple):
 
 # float32, 2 cores of an x86-64 server with AVX2; `python benchmarks/costs.py` measures them anew
 COSTS = {
-    "dense": Cost(fixed=600, weight=24000, work=10),
-    "scatter": Cost(fixed=900, weight=0, work=2800),
-    "blocks": Cost(fixed=300, weight=1000, work=60, bucket=300),
-    "fused": Cost(fixed=700, weight=14000, work=60),
+    "dense": Cost(fixed=781, weight=20604, work=23),
+    "scatter": Cost(fixed=287, weight=24935, work=5072),
+    "blocks": Cost(fixed=0, weight=1301, work=54, bucket=334),
+    "fused": Cost(fixed=708, weight=8011, work=140),
 }
 MAX_DENSE_PAIRS = 2**26  # per head; the specification holds several such arrays
 
