@@ -441,10 +441,9 @@ class AttentionGraph:
                     "graph.plan() must be made before a compiled region uses the graph. "
                     "Call graph.plan() where the graph is made."
                 )
-            self.__dict__["_plan"] = make_plan(
-                self.explicit_edges, self.num_src_nodes, self.num_dst_nodes, self.blocks, self._head_mask
-            )
-            self._plan.mark_dynamic()  # type: ignore[union-attr]
+            plan = make_plan(self.explicit_edges, self.num_src_nodes, self.num_dst_nodes, self.blocks, self._head_mask)
+            plan.mark_dynamic()
+            self.__dict__["_plan"] = plan
         return self._plan  # type: ignore[return-value]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> AttentionGraph:

@@ -2,6 +2,33 @@
 
 from graphattn.nn.attention import Connect, GraphAttention, Score, Select
 from graphattn.nn.edges import EdgeTerms
+from graphattn.nn.encoders import (
+    OGB_ATOM_DIMS,
+    OGB_BOND_DIMS,
+    CategoryEncoder,
+    DistanceEncoder,
+    KindEncoder,
+    NodeNorm,
+    NumberEncoder,
+    PositionEncoder,
+    VirtualNodeEncoder,
+)
 from graphattn.nn.scores import DotProduct
 
-__all__ = ["Connect", "DotProduct", "EdgeTerms", "GraphAttention", "Score", "Select"]
+__all__ = [
+    "OGB_ATOM_DIMS",
+    "OGB_BOND_DIMS",
+    "CategoryEncoder",
+    "Connect",
+    "DistanceEncoder",
+    "DotProduct",
+    "EdgeTerms",
+    "GraphAttention",
+    "KindEncoder",
+    "NodeNorm",
+    "NumberEncoder",
+    "PositionEncoder",
+    "Score",
+    "Select",
+    "VirtualNodeEncoder",
+]

@@ -1,0 +1,223 @@
+"""Encoders: what is known of nodes and edges (categories, positions, distances, kinds) as features a layer can add."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+# ogb 1.3.6, ogb.utils.features.get_atom_feature_dims / get_bond_feature_dims: atomic number, chirality, degree, formal
+# charge, hydrogens, radical electrons, hybridization, is aromatic, is in a ring; bond type, stereo, is conjugated
+OGB_ATOM_DIMS = (119, 5, 12, 12, 10, 6, 6, 2, 2)
+OGB_BOND_DIMS = (5, 6, 2)
+
+
+class CategoryEncoder(nn.Module):
+    """Sums one learned embedding per categorical feature, as OGB's AtomEncoder and BondEncoder do.
+
+    Args:
+        dims: number of categories of each feature.
+        embed_dim: width of the embeddings.
+
+    Raises:
+        ValueError: if a number of categories is not positive.
+
+    Source: Hu et al. 2020 (OGB), the reference encoders of `ogb.graphproppred.mol_encoder`. Their tables stand here one
+    below the other in a single one, `embedding`, so that a single lookup serves all features.
+
+    >>> CategoryEncoder(OGB_BOND_DIMS, embed_dim=4)(torch.zeros(7, 3, dtype=torch.int64)).shape
+    torch.Size([7, 4])
+    """
+
+    offset: Tensor
+    dims: Tensor
+
+    def __init__(self, dims: Sequence[int], embed_dim: int):
+        super().__init__()
+        if not dims or min(dims) < 1:
+            raise ValueError(
+                f"dims must hold at least one number of categories, each at least 1, got {list(dims)}. "
+                "Give one per feature."
+            )
+        self.register_buffer("offset", torch.tensor([0, *dims[:-1]]).cumsum(0), persistent=False)
+        self.register_buffer("dims", torch.tensor(dims), persistent=False)
+        self.embedding = nn.Embedding(sum(dims), embed_dim)
+        for table in self.embedding.weight.split(list(dims)):
+            nn.init.xavier_uniform_(table)
+
+    def forward(self, categories: Tensor) -> Tensor:
+        """Encodes integers [num_rows, num_features] as [num_rows, embed_dim].
+
+        Raises:
+            TypeError, ValueError: if there are other features, no integers, or (on the CPU) no such category. Elsewhere
+                an unknown category stops the device, as it does in `nn.Embedding`.
+        """
+        num_features = self.offset.numel()
+        if categories.dim() != 2 or categories.shape[1] != num_features:
+            raise ValueError(
+                f"categories must have shape [num_rows, {num_features}], got {list(categories.shape)}. "
+                "CategoryEncoder(dims=...) names one number of categories per feature."
+            )
+        if categories.is_floating_point():
+            raise TypeError(
+                f"categories must be integers, got {categories.dtype}. For features that are numbers use NumberEncoder."
+            )
+        is_known = (categories >= 0) & (categories < self.dims)
+        if not torch.compiler.is_compiling() and categories.device.type == "cpu" and not bool(is_known.all()):
+            row, feature = (~is_known).nonzero()[0].tolist()
+            raise ValueError(
+                f"categories must lie in [0, {int(self.dims[feature])}) for feature {feature}, got "
+                f"{int(categories[row, feature])} in row {row}. Raise dims[{feature}], or map what is rare to one."
+            )
+        # an unknown one must not read the next feature's table
+        place = torch.where(is_known, categories + self.offset, self.embedding.num_embeddings)
+        return self.embedding(place).sum(1)
+
+
+class NumberEncoder(nn.Linear):
+    """Maps features that are numbers, of any dtype, to [num_rows, out_features]; as `nn.Linear` in all else."""
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        if numbers.dim() != 2 or numbers.shape[1] != self.in_features:
+            raise ValueError(
+                f"features must have shape [num_rows, {self.in_features}], got {list(numbers.shape)}. "
+                "NumberEncoder(in_features, ...) says how many there are."
+            )
+        return super().forward(numbers.to(self.weight.dtype))
+
+
+class NodeNorm(nn.BatchNorm1d):
+    """Batch normalization over nodes. A batch of a single node, whose variance is unknown, takes the running one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or x.shape[0] > 1:
+            return super().forward(x)
+        return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+class PositionEncoder(nn.Module):
+    """Maps positional encodings, random walks and Laplacian eigenvectors, to features.
+
+    Both lie in [−1, 1] and enter as they are: normalizing columns would blow up those that are nearly always zero, such
+    as returns in an odd number of steps, which need an odd ring. Eigenvectors are defined up to sign: in training the
+    sign of each is flipped at random, per graph.
+
+    Args:
+        num_walks: columns of random-walk return probabilities.
+        num_eigenvectors: columns of Laplacian eigenvectors, after the walks.
+        embed_dim: width of the output.
+
+    Raises:
+        ValueError: if there is no column at all.
+
+    Source: Dwivedi & Bresson 2020, sec. 2 (sign flips of Laplacian eigenvectors), Dwivedi et al. 2022 (random walks).
+
+    >>> PositionEncoder(num_walks=3, num_eigenvectors=2, embed_dim=4)(torch.rand(7, 5), torch.zeros(7).long(), 1).shape
+    torch.Size([7, 4])
+    """
+
+    def __init__(self, num_walks: int, num_eigenvectors: int, embed_dim: int):
+        super().__init__()
+        if min(num_walks, num_eigenvectors) < 0 or not num_walks + num_eigenvectors:
+            raise ValueError(
+                f"positions must have at least one column, got num_walks = {num_walks} and num_eigenvectors = "
+                f"{num_eigenvectors}. Leave the encoder out where there are none."
+            )
+        self.num_walks, self.num_eigenvectors = num_walks, num_eigenvectors
+        self.proj = nn.Linear(num_walks + num_eigenvectors, embed_dim)
+
+    def forward(self, positions: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
+        """Encodes [num_nodes, num_walks + num_eigenvectors] as [num_nodes, embed_dim].
+
+        Args:
+            positions: walks first.
+            batch: int64 [num_nodes], the graph of each node.
+            num_graphs: number of graphs.
+        """
+        if positions.shape[1:] != (self.proj.in_features,):
+            raise ValueError(
+                f"positions must have shape [num_nodes, {self.num_walks} + {self.num_eigenvectors}], got "
+                f"{list(positions.shape)}. Collate with the same num_walks and num_eigenvectors."
+            )
+        positions = positions.to(self.proj.weight.dtype)
+        if self.training and self.num_eigenvectors:
+            walks, vectors = positions.split([self.num_walks, self.num_eigenvectors], 1)
+            sign = torch.randint(0, 2, (num_graphs, self.num_eigenvectors), device=positions.device) * 2 - 1
+            positions = torch.cat([walks, vectors * sign[batch]], 1)
+        return self.proj(positions)
+
+
+class DistanceEncoder(nn.Module):
+    """Learns a vector for each hop distance; with one number per head it is Graphormer's spatial bias.
+
+    Args:
+        max_hops: longest distance told apart.
+        embed_dim: width of the vectors.
+
+    Source: Ying et al. 2021 (Graphormer), sec. 3.1.2. Here all longer distances share a vector, as do virtual nodes.
+    """
+
+    def __init__(self, max_hops: int, embed_dim: int):
+        super().__init__()
+        self.embedding = nn.Embedding(max_hops + 3, embed_dim)  # virtual, 0 … max_hops, farther
+        nn.init.normal_(self.embedding.weight, std=0.2)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Encodes int64 [num_edges] as [num_edges, embed_dim]; −1 is for virtual nodes, max_hops + 1 for farther."""
+        return self.embedding(distance + 1)
+
+
+class KindEncoder(nn.Module):
+    """Learns a vector for each kind of edge; an edge of several kinds has their sum.
+
+    Args:
+        kinds: names of the kinds.
+        embed_dim: width of the vectors.
+
+    >>> KindEncoder(("bond", "full"), embed_dim=4)(torch.tensor([1, 2, 3], dtype=torch.int16), ("full", "bond")).shape
+    torch.Size([3, 4])
+    """
+
+    def __init__(self, kinds: Sequence[str], embed_dim: int):
+        super().__init__()
+        self.kinds = tuple(kinds)
+        self.weight = nn.Parameter(torch.randn(len(self.kinds), embed_dim) * 0.2)
+
+    def forward(self, edge_kind: Tensor, kinds: tuple[str, ...]) -> Tensor:
+        """Encodes bitmasks [num_edges] into `kinds`, a graph's `edge_kind` and `kinds`, as [num_edges, embed_dim].
+
+        Raises:
+            ValueError: if the graph has a kind that this encoder does not know.
+        """
+        for kind in kinds:
+            if kind not in self.kinds:
+                raise ValueError(
+                    f"the graph has edges of kind {kind!r}, this encoder knows {', '.join(self.kinds) or 'none'}. "
+                    "Name every part of the attention graph in kinds."
+                )
+        # every bitmask that can occur, so that edges look up one row each
+        bits = torch.arange(1 << len(kinds), device=edge_kind.device)[:, None]
+        has = (bits >> torch.arange(len(kinds), device=edge_kind.device)) & 1  # [2^num_kinds, num_kinds]
+        row = [self.kinds.index(kind) for kind in kinds]
+        weight = torch.cat([self.weight[:0], *(self.weight[i : i + 1] for i in row)])
+        return functional.embedding(edge_kind.long(), has.to(weight.dtype) @ weight)
+
+
+class VirtualNodeEncoder(nn.Module):
+    """Gives virtual nodes embeddings of their own, in place of what an encoder of nodes made of their empty features.
+
+    Args:
+        num_virtual: virtual nodes of each graph.
+        embed_dim: width of the embeddings.
+
+    Source: Hu et al. 2020 (OGB), the virtual node of the reference models, which starts from an embedding as well.
+    """
+
+    def __init__(self, num_virtual: int, embed_dim: int):
+        super().__init__()
+        self.embedding = nn.Embedding(num_virtual, embed_dim)
+        nn.init.normal_(self.embedding.weight, std=0.2)
+
+    def forward(self, h: Tensor, virtual: Tensor) -> Tensor:
+        """Replaces rows of h [num_nodes, embed_dim] where `virtual` [num_nodes] is v > 0 by embedding v − 1."""
+        return torch.where(virtual[:, None] > 0, self.embedding((virtual - 1).clamp(min=0)), h)

@@ -1,0 +1,309 @@
+"""The graph transformer: what its parts read, what leaves its output unchanged, and what its configuration refuses."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+from torch_geometric.data import Data
+
+from graphattn.inputs import GraphBatch, GraphCollate, parse_edges
+from graphattn.models import NAMED_SIZES, GraphTransformer, GraphTransformerConfig
+from graphattn.models.graph_transformer import NORMS, READOUTS
+from tests.inputs.molecules import molecule, permuted
+
+EXACT = {"rtol": 0.0, "atol": 1e-8}
+LOCAL_AND_GLOBAL = GraphCollate(parse_edges("bonds | full | virtual(2)"), max_hops=2, num_walks=3)
+RECORDS = [molecule(11, 1), molecule(1, 2), molecule(7, 3), molecule(5, 4)]
+SIZES = [11, 1, 7, 5]
+
+
+def model_of(collate: GraphCollate = LOCAL_AND_GLOBAL, **options: object) -> GraphTransformer:
+    """A small model in float64 whose norms have seen data, in evaluation."""
+    torch.manual_seed(0)
+    options = {"embed_dim": 12, "num_heads": 3, "num_layers": 2, "edge_dim": 5, "num_tasks": 2} | options
+    model = GraphTransformer.from_size("tiny", collate, **options).double()
+    with torch.no_grad():
+        for number in range(3):
+            model(collate([molecule(13, number), molecule(2, number)]))
+    return model.eval()
+
+
+# --- what its parts read -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", sorted(NORMS))
+@pytest.mark.parametrize("readout", READOUTS)
+def test_every_parameter_receives_a_gradient(norm: str, readout: str) -> None:
+    model = model_of(norm=norm, readout=readout, edge_terms=("key", "value", "bias", "gate"), dropout_p=0.0).train()
+    out = model(LOCAL_AND_GLOBAL(RECORDS))
+    (out * torch.linspace(0.5, 2, out.numel()).view_as(out)).sum().backward()
+    # one number more on all logits of a target changes no softmax
+    shifts = ("key_proj.bias", "bias_proj.bias")
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), name
+        assert name.endswith(shifts) or bool(parameter.grad.any()), name
+
+
+@pytest.mark.parametrize("terms", [("key",), ("value",), ("bias",), ("gate",)])
+def test_bonds_and_kinds_and_distances_enter_by_every_edge_term(terms: tuple[str, ...]) -> None:
+    model, batch = model_of(edge_terms=terms), LOCAL_AND_GLOBAL(RECORDS)
+    assert batch.edge_attr is not None and batch.distance is not None
+    out = model(batch)
+    other_bonds = replace(batch, edge_attr=(batch.edge_attr + 1) % 2)
+    other_distances = replace(batch, distance=(batch.distance + 1).clamp(max=3))
+    assert float((model(other_bonds) - out)[0].abs().max().detach()) > 1e-6
+    assert float((model(other_distances) - out)[0].abs().max().detach()) > 1e-6
+    with torch.no_grad():
+        model.edge_encoder.kind.weight[0] += 1
+    assert float((model(batch) - out)[0].abs().max().detach()) > 1e-6
+
+
+def test_features_of_a_bond_stay_on_its_edges() -> None:
+    model, batch = model_of(), LOCAL_AND_GLOBAL(RECORDS)
+    assert batch.edge_attr is not None and batch.bond is not None
+    changed = batch.edge_attr.clone()
+    changed[4] = (changed[4] + 1) % 2
+    before, after = model.edge_encoder(batch), model.edge_encoder(replace(batch, edge_attr=changed))
+    differs = (before != after).any(1)
+    assert torch.equal(differs, batch.bond == 4)
+
+
+def test_virtual_nodes_start_from_their_own_embeddings_not_from_category_zero() -> None:
+    model, batch = model_of(), LOCAL_AND_GLOBAL(RECORDS)
+    h = model.embed(batch)
+    assert_close(h[batch.virtual == 1], model.virtual_encoder.embedding.weight[:1].expand(4, -1))
+    assert_close(h[batch.virtual == 2], model.virtual_encoder.embedding.weight[1:].expand(4, -1))
+    with torch.no_grad():
+        model.node_encoder.embedding.weight += 1  # category 0 of every feature included
+    moved = model.embed(batch)
+    assert_close(moved[batch.virtual > 0], h[batch.virtual > 0])
+    assert not torch.isclose(moved[batch.node], h[batch.node]).all(1).any()
+
+
+def test_a_batch_with_other_virtual_nodes_than_the_models_is_refused() -> None:
+    model = model_of(GraphCollate(parse_edges("bonds"), max_hops=2, num_walks=3))
+    with pytest.raises(ValueError, match="has 0 virtual nodes per graph, the batch 2"):
+        model(LOCAL_AND_GLOBAL(RECORDS))
+
+
+# --- readouts ------------------------------------------------------------------------------------------------------
+
+
+def by_hand(h: Tensor, batch: GraphBatch, readout: str) -> Tensor:
+    rows = []
+    for start, stop in zip(batch.graph.src_ptr[:-1].tolist(), batch.graph.src_ptr[1:].tolist(), strict=True):
+        atoms, virtual = h[start : stop - 2], h[stop - 2 : stop]
+        rows += {
+            "sum": lambda: [atoms.sum(0)],  # noqa: B023
+            "mean": lambda: [atoms.sum(0) / max(len(atoms), 1)],  # noqa: B023
+            "max": lambda: [atoms.amax(0) if len(atoms) else torch.zeros(h.shape[1]).to(h)],  # noqa: B023
+            "virtual": lambda: [virtual.mean(0)],  # noqa: B023
+            "nodes": lambda: list(atoms),  # noqa: B023
+        }[readout]()
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+def test_a_readout_is_of_each_graph_and_ignores_virtual_nodes_unless_asked(readout: str) -> None:
+    batch = LOCAL_AND_GLOBAL([RECORDS[0], molecule(0), *RECORDS[1:]])
+    h = torch.randn(batch.x.shape[0], 12, dtype=torch.float64)
+    model = model_of(readout=readout)
+    assert_close(model.read_out(h, batch), by_hand(h, batch, readout))
+    assert model(batch).shape == (24 if readout == "nodes" else 5, 2)
+
+
+# --- what leaves the output unchanged ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("line", ["bonds", "bonds | full | virtual(1)", "hops(2) | bonds | virtual(2)"])
+def test_renumbering_atoms_renumbers_node_outputs_and_leaves_graph_outputs(line: str, readout: str) -> None:
+    if readout == "virtual" and "virtual" not in line:
+        pytest.skip("nothing to read")
+    collate = GraphCollate(parse_edges(line), max_hops=3, num_walks=4)
+    model = model_of(collate, readout=readout)
+    data = molecule(17, 5)
+    order = torch.randperm(17, generator=torch.Generator().manual_seed(1))
+    out, moved = model(collate([data, RECORDS[0]])), model(collate([permuted(data, order), RECORDS[0]]))
+    expected = torch.cat([out[:17][order], out[17:]]) if readout == "nodes" else out
+    assert_close(moved, expected, **EXACT)
+
+
+@pytest.mark.parametrize("norm", sorted(NORMS))
+def test_a_molecule_has_the_same_output_alone_and_in_any_batch(norm: str) -> None:
+    collate = GraphCollate(
+        parse_edges("bonds | hops(2) | expander(4) | virtual(1)"), max_hops=3, num_walks=4, num_eigenvectors=3
+    )
+    model = model_of(collate, norm=norm)
+    records = [*RECORDS, molecule(0)]
+    alone = torch.cat([model(collate([record])) for record in records])
+    assert_close(model(collate(records)), alone, **EXACT)
+    assert_close(model(collate(records[::-1])), alone.flip(0), **EXACT)
+
+
+@pytest.mark.parametrize("impl", ["dense", "scatter", "fused"])
+def test_all_implementations_agree_in_output_and_gradient(impl: str) -> None:
+    batch, results = LOCAL_AND_GLOBAL(RECORDS), []
+    for name in (impl, "auto"):
+        model = model_of(impl=name, edge_terms=("key", "value", "bias", "gate"))
+        out = model(batch)
+        out.square().sum().backward()
+        results.append([out, *(parameter.grad for parameter in model.parameters())])
+    for ours, theirs in zip(*results, strict=True):
+        assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
+
+
+def test_full_attention_in_blocks_is_full_attention_in_edges() -> None:
+    blocks, edges = GraphCollate(parse_edges("full"), edge_features=False), GraphCollate(parse_edges("full"))
+    model = model_of(blocks, edge_dim=0)
+    assert model.edge_encoder is None
+    assert_close(model(blocks(RECORDS)), model(edges(RECORDS)), **EXACT)
+
+
+# --- corners -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+@pytest.mark.parametrize("records", [[molecule(1)], [molecule(0)], [molecule(0), molecule(1)]])
+@pytest.mark.parametrize("line", ["bonds | virtual(1)", "bonds"])
+def test_graphs_without_edges_or_nodes_train(line: str, records: list[Data], readout: str) -> None:
+    if readout == "virtual" and "virtual" not in line:
+        pytest.skip("nothing to read")
+    collate = GraphCollate(parse_edges(line), max_hops=2, num_walks=2, num_eigenvectors=2)
+    model = model_of(collate, readout=readout).train()
+    out = model(collate(records))
+    out.sum().backward()
+    assert bool(out.isfinite().all())
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+def test_features_that_are_numbers_and_bonds_without_features_are_served() -> None:
+    def numeric(data: Data, has_attr: bool) -> Data:
+        attr = data.edge_attr[:, :1].float() if has_attr else None
+        return Data(x=data.x[:, :4].float(), edge_index=data.edge_index, edge_attr=attr)
+
+    for has_attr in (True, False):
+        collate = GraphCollate()
+        options = {"atom_dims": 4, "bond_dims": 1 if has_attr else 0}
+        model = GraphTransformer.from_size("tiny", collate, **options)
+        assert model(collate([numeric(record, has_attr) for record in RECORDS])).shape == (4, 1)
+
+
+@pytest.mark.parametrize(
+    "inputs, advice",
+    [
+        ({"max_hops": 0, "num_walks": 3}, "reads hop distances, the batch has none. Set max_hops"),
+        ({"max_hops": 2, "num_walks": 0}, "reads positions, the batch has none. Set num_walks"),
+        ({"max_hops": 2, "num_walks": 5}, r"positions must have shape \[num_nodes, 3 \+ 0\], got \[32, 5\]"),
+        ({"max_hops": 2, "num_walks": 3, "edge_features": False}, "reads features of bonds, the batch has none"),
+    ],
+)
+def test_what_the_collation_left_out_is_missed_by_name(inputs: dict, advice: str) -> None:
+    with pytest.raises(ValueError, match=advice):
+        model_of()(GraphCollate(LOCAL_AND_GLOBAL.edges, **inputs)(RECORDS))
+
+
+def test_a_kind_of_edge_that_the_model_does_not_know_is_refused() -> None:
+    with pytest.raises(ValueError, match="edges of kind 'full', this encoder knows bond, virtual"):
+        model_of(kinds=("bond", "virtual"))
+
+
+# --- compiled ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dynamo() -> Iterator[None]:
+    import torch._dynamo
+
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def test_the_whole_model_compiles_without_a_break_and_serves_any_batch(dynamo: None) -> None:
+    model = model_of(dropout_p=0.0, num_layers=1).float().train()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    start = 0
+    for number, size in enumerate([5, 3, 7, 2]):
+        batch = LOCAL_AND_GLOBAL([molecule(3 + i % 11, i) for i in range(start, start + size)])
+        start += size
+        with torch._dynamo.config.patch(error_on_recompile=number > 1):
+            out = compiled(batch)
+        model.zero_grad()
+        out.square().sum().backward()
+        assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+        assert_close(out, model(batch), rtol=1e-4, atol=1e-4)
+
+
+# --- configuration -------------------------------------------------------------------------------------------------
+
+
+def test_a_configuration_comes_back_from_plain_values() -> None:
+    config = GraphTransformerConfig.from_size("medium", LOCAL_AND_GLOBAL, edge_terms=("bias",), atom_dims=7)
+    assert (config.num_virtual, config.max_hops, config.num_walks) == (2, 2, 3)
+    assert config.kinds == ("bond", "full", "virtual")
+    values = json.loads(json.dumps(config.to_dict()))
+    assert GraphTransformerConfig.from_dict(values) == config
+    default = GraphTransformerConfig()
+    assert GraphTransformerConfig.from_dict(json.loads(json.dumps(default.to_dict()))) == default
+
+
+def test_the_default_model_reads_the_default_collation() -> None:
+    collate = GraphCollate()
+    assert GraphTransformer()(collate(RECORDS)).shape == (4, 1)
+    assert GraphTransformerConfig.from_size("small", collate) == GraphTransformerConfig()
+
+
+@pytest.mark.parametrize("size", sorted(NAMED_SIZES))
+def test_a_named_size_says_its_number_of_parameters(size: str) -> None:
+    with torch.device("meta"):
+        model = GraphTransformer.from_size(size)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert model.num_parameters() == count
+    assert f"{count:,} parameters" in repr(model)
+    assert len(model.blocks) == NAMED_SIZES[size]["num_layers"]
+    assert model.from_size(size, embed_dim=16, num_heads=2).config.embed_dim == 16
+
+
+@pytest.mark.parametrize(
+    "make, advice",
+    [
+        (lambda: GraphTransformer.from_size("smal"), "tiny, small, medium, large, got 'smal'. Did you mean 'small'?"),
+        (lambda: GraphTransformer.from_size("tiny", readout="men"), "got 'men'. Did you mean 'mean'?"),
+        (lambda: GraphTransformerConfig(norm="bach"), "norm must be one of batch, layer, got 'bach'. Did you mean"),
+        (lambda: GraphTransformerConfig(norm="?"), "got '?'. Check the spelling"),
+        (lambda: GraphTransformerConfig(impl="fuse"), "got 'fuse'. Did you mean 'fused'?"),
+        (lambda: GraphTransformerConfig(edge_terms=("keys",)), "got 'keys'. Did you mean 'key'?"),
+        (lambda: GraphTransformerConfig.from_dict({"num_layer": 3}), "got 'num_layer'. Did you mean 'num_layers'?"),
+        (lambda: GraphTransformerConfig(readout="virtual", num_virtual=0), "needs virtual nodes, got num_virtual = 0"),
+        (lambda: GraphTransformerConfig(dropout_p=1.5), "dropout_p must lie in [0, 1], got 1.5"),
+        (lambda: GraphTransformerConfig(num_layers=-1), "num_layers must be at least 0, got -1"),
+        (lambda: GraphTransformerConfig(ffn_ratio=0), "ffn_ratio must be positive, got 0"),
+        (lambda: GraphTransformer(GraphTransformerConfig(embed_dim=10)), "num_heads must divide embed_dim"),
+        (lambda: GraphTransformer(GraphTransformerConfig(edge_terms=())), "EdgeTerms must use edge features somewhere"),
+    ],
+)  # fmt: skip
+def test_a_wrong_configuration_is_refused_with_the_next_step(make, advice: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(advice)):
+        make()
+
+
+def test_it_learns_a_property_that_needs_more_than_one_hop() -> None:
+    torch.manual_seed(0)
+    records = [molecule(5 + number % 9, number) for number in range(48)]
+    collate = GraphCollate()
+    batch = collate(records)
+    target = torch.tensor([[float((r.x[0, 0] > 60) == (r.x[-1, 0] > 60))] for r in records])
+    model = GraphTransformer.from_size("tiny", collate, dropout_p=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = nn.functional.binary_cross_entropy_with_logits(model(batch), target)
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.1
