@@ -50,7 +50,7 @@ test-all: lint  ## Everything, slow tests included
 	@$(PY) -m pytest -q $(PYTEST_ARGS)
 
 bench: $(INSTALLED)  ## Exactness against the specification, then times, into BENCHMARKS.md; wants an idle machine
-	@$(PY) benchmarks/exactness.py
+	@$(PY) benchmarks/exactness.py --out benchmarks/results/exactness.json
 	@$(PY) benchmarks/cold_start.py --out benchmarks/results/cold_start.json
 	@$(PY) benchmarks/attention.py --out benchmarks/results/attention.json
 	@$(PY) benchmarks/report.py

@@ -1,6 +1,6 @@
 """Do all implementations mean the same? Ten thousand random graphs, every argument, output and every gradient.
 
-    python benchmarks/exactness.py [--graphs 10000] [--seed 0]
+    python benchmarks/exactness.py [--graphs 10000] [--seed 0] [--out FILE.json]
 
 Each round draws a graph (explicit, blocks, causal blocks, blocks and edges, per-head, rectangular, ragged, empty), a
 subset of the verb's optional arguments, and sizes, and compares every implementation that can serve the call with
@@ -14,11 +14,14 @@ with torch's scaled_dot_product_attention, and each implementation's float32 err
 """
 
 import argparse
+import json
 import sys
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from attention import environment
 from torch import Tensor
 
 import graphattn as ga
@@ -52,9 +55,9 @@ def random_graph(generator: torch.Generator) -> AttentionGraph:
         return graph.keep(ga.rules.is_causal)
     num_nodes = graph.num_src_nodes
     if shape == 5:  # edges beside blocks, in rows of their own or interleaved
-        src, dst = (torch.rand(num_nodes, num_nodes, generator=generator) < 0.2).nonzero(as_tuple=True)
-        extra, _ = AttentionGraph.from_edge_index(torch.stack([src, dst]), num_nodes)
-        return graph.keep(ga.rules.is_causal) | (extra - graph)
+        extra = AttentionGraph.from_mask(torch.rand(num_nodes, num_nodes, generator=generator) < 0.2)
+        one_graph = AttentionGraph(extra.edge_index[:, :0], num_nodes, blocks=graph.blocks)  # no batch: extra crosses
+        return one_graph.keep(ga.rules.is_causal) | (extra - one_graph)
     ptr = node_ptr(torch.tensor([num_src]))  # two blocks over the same targets
     cut = number(0, num_src)
     everyone = torch.arange(num_src)
@@ -154,6 +157,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--graphs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="a JSON file for benchmarks/report.py")
     arguments = parser.parse_args()
     worst, where, comparisons, refused, start = 0.0, "", 0, 0, time.monotonic()
     errors: dict[str, list[tuple[float, float]]] = {"scatter": [], "blocks": [], "fused": []}  # theirs and dense's
@@ -197,6 +201,11 @@ def main() -> int:
     print(f"blocks refused {refused} calls; {time.monotonic() - start:.0f} s")
     listed = ", ".join(f"{impl} {ratio:.2f}" for impl, ratio in ratios.items())
     print(f"float32: mean error over that of dense: {listed} (bar {FLOAT32_BAR:g})")
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        row = {"graphs": arguments.graphs, "comparisons": comparisons, "worst": worst, "where": where} | ratios
+        record = {"benchmark": "exactness", "command": "python " + " ".join(sys.argv), **environment(), "rows": [row]}
+        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
     return int(any(ratio > FLOAT32_BAR for ratio in ratios.values()))
 
 

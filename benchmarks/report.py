@@ -16,12 +16,17 @@ Every figure was measured by a command in this repository; `python benchmarks/re
 """
 
 
+def short(milliseconds: float) -> str:
+    """Returns three digits, or whole milliseconds above a thousand."""
+    return f"{milliseconds:,.0f}" if milliseconds >= 1000 else f"{milliseconds:.3g}"
+
+
 def attention_table(rows: list[dict]) -> list[str]:
     """Explains and lists what benchmarks/attention.py measured."""
     lines = [
-        "Median ms (minimum–maximum) of interleaved rounds, ratio to `fused` round by round, and the resident memory",
-        "that one forward and backward adds. Each contender first equals the specification in output and gradients,",
-        "except dense SDPA, which computes all pairs and is a yardstick.",
+        "float32. Median ms (minimum–maximum) of interleaved rounds, ratio to `fused` round by round, and the resident",
+        "memory that one forward and backward adds. Each contender first equals the specification in output and",
+        "gradients, except dense SDPA, which computes all pairs and is a yardstick.",
         "",
         "| case | edges | heads | contender | forward ms | forward+backward ms | over fused | peak MiB |",
         "|---|---:|---|---|---:|---:|---:|---:|",
@@ -30,7 +35,7 @@ def attention_table(rows: list[dict]) -> list[str]:
         timed = []
         for key in ("forward", "forward+backward"):
             low, high = row[f"{key}_spread"]
-            timed.append(f"{row[f'{key}_ms']:.3g} ({low:.3g}–{high:.3g})")
+            timed.append(f"{short(row[f'{key}_ms'])} ({short(low)}–{short(high)})")
         ratio = f"{row['forward+backward_over_fused']:.2f}×"
         cells = [row["case"], f"{row['num_edges']:,}", row["heads"], row["contender"], *timed, ratio]
         lines.append(f"| {' | '.join(cells)} | {row['peak_mib']:.0f} |")
@@ -41,7 +46,8 @@ def cold_start_table(rows: list[dict]) -> list[str]:
     """Explains and lists what benchmarks/cold_start.py measured."""
     lines = [
         "Median seconds (minimum–maximum) over fresh processes: what `import graphattn` adds to `import torch`, and",
-        "the first fused forward and backward with an empty and with a filled disk cache, importing Numba included.",
+        "the first fused float32 forward and backward with an empty and with a filled disk cache, Numba's import",
+        "included.",
         "",
         "| figure | seconds |",
         "|---|---:|",
@@ -49,7 +55,19 @@ def cold_start_table(rows: list[dict]) -> list[str]:
     return lines + [f"| {r['figure']} | {r['seconds']:.2f} ({r['spread'][0]:.2f}–{r['spread'][1]:.2f}) |" for r in rows]
 
 
-TABLES = {"attention": attention_table, "cold_start": cold_start_table}
+def exactness_table(rows: list[dict]) -> list[str]:
+    """Explains and lists what benchmarks/exactness.py measured."""
+    row = rows[0]
+    ratios = ", ".join(f"{impl} {row[impl]:.2f}" for impl in ("scatter", "blocks", "fused"))
+    return [
+        f"{row['graphs']:,} random graphs with random arguments: {row['comparisons']:,} comparisons of outputs,",
+        "log-sum-exps and gradients with the specification in float64. Worst difference",
+        f"{row['worst']:.2g} ({row['where']}); the bar is 1e-10. Mean float32 error over that of the specification",
+        f"in float32: {ratios}; the bar is 2.",
+    ]
+
+
+TABLES = {"attention": attention_table, "cold_start": cold_start_table, "exactness": exactness_table}
 
 
 def section(record: dict) -> str:
@@ -61,7 +79,7 @@ def section(record: dict) -> str:
     made_by = [
         f"## {record['benchmark']}",
         "",
-        f"{record['date']}, commit {record['commit']}, {record['device']}; {versions}; float32.",
+        f"{record['date']}, commit {record['commit']}, {record['device']}; {versions}.",
         "",
         f"    {record['command']}",
         "",
