@@ -24,7 +24,7 @@ INSTALLED := $(VENV)/.stamp-installed
 help:  ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED)  ## Makes the environment: torch, then graphattn (editable) with its test and dev extras
+install: $(INSTALLED)  ## Makes the environment: torch, then graphattn (editable) with its train, test and dev extras
 
 $(PY):
 	@$(PYTHON) -m venv $(VENV)
@@ -34,7 +34,7 @@ $(CONSTRAINTS): | $(PY)
 	@$(PY) -c "from importlib.metadata import version; print('torch==' + version('torch'))" > $@
 
 $(INSTALLED): setup.cfg $(CONSTRAINTS)
-	@$(PIP_INSTALL) --constraint $(CONSTRAINTS) --editable '.[test,dev]'
+	@$(PIP_INSTALL) --constraint $(CONSTRAINTS) --editable '.[train,test,dev]'
 	@touch $@
 
 lint: $(INSTALLED)  ## ruff (rules and format) and mypy

@@ -79,7 +79,7 @@ def estimate(impl: str, graph: AttentionGraph, sizes: Sizes) -> float:
 def _time(cost: Cost, num_pairs: int, num_buckets: int, sizes: Sizes) -> float:
     weights = num_pairs * sizes.num_heads / 1e6
     work = weights * (sizes.head_dim + sizes.value_dim)
-    return cost.fixed + cost.bucket * num_buckets + cost.weight * weights + cost.work * work
+    return max(1.0, cost.fixed + cost.bucket * num_buckets + cost.weight * weights + cost.work * work)
 
 
 def choose(graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
