@@ -28,7 +28,7 @@ def segment_sum(values: Tensor, index: Tensor, num_segments: int, ptr: Tensor | 
     tensor([3., 0., 4.])
     """
     if ptr is not None and (torch_scatter := installed_torch_scatter()) is not None:
-        return torch_scatter.segment_csr(values.contiguous(), ptr, reduce="sum")
+        return _SortedSum.apply(values, index, ptr, torch_scatter)
     return values.new_zeros(num_segments, *values.shape[1:]).index_add(0, index, values)
 
 
@@ -49,6 +49,20 @@ def segment_max(values: Tensor, index: Tensor, num_segments: int) -> Tensor:
     place = index.view(-1, *[1] * (values.dim() - 1)).expand_as(values)
     lowest = values.new_full((num_segments, *values.shape[1:]), -torch.inf)
     return lowest.scatter_reduce(0, place, values, "amax")
+
+
+class _SortedSum(torch.autograd.Function):
+    """torch-scatter's sum over sorted segments, with a backward that can be differentiated: its own cannot, silently."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor, index: Tensor, ptr: Tensor, torch_scatter: ModuleType) -> Tensor:
+        ctx.save_for_backward(index)
+        return torch_scatter.segment_csr(values.contiguous(), ptr, reduce="sum")
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        (index,) = ctx.saved_tensors
+        return grad.index_select(0, index), None, None, None
 
 
 def installed_torch_scatter() -> ModuleType | None:
