@@ -52,7 +52,7 @@ def segment_max(values: Tensor, index: Tensor, num_segments: int) -> Tensor:
 
 
 class _SortedSum(torch.autograd.Function):
-    """torch-scatter's sum over sorted segments, with a backward that can be differentiated: its own cannot, silently."""
+    """torch-scatter's sum over sorted segments; its own second derivative is silently wrong, this one is not."""
 
     @staticmethod
     def forward(ctx, values: Tensor, index: Tensor, ptr: Tensor, torch_scatter: ModuleType) -> Tensor:
