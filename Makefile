@@ -5,11 +5,13 @@
 #           make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 #   VENV    another environment beside the first: make test VENV=.venv-2.9 TORCH=torch==2.9.0
 #   PYTEST_ARGS  more arguments for pytest: make test PYTEST_ARGS="-k window -x"
+#   TRAIN_ARGS   more arguments for training: make train TRAIN_ARGS="--seeds 0-4"
 
 PYTHON ?= python3.11
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 PYTEST_ARGS ?=
+TRAIN_ARGS ?=
 
 PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip --disable-pip-version-check --quiet install
@@ -19,7 +21,7 @@ INSTALLED := $(VENV)/.stamp-installed
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install lint test test-all bench scatter wheel-test clean
+.PHONY: help install train lint test test-all bench scatter wheel-test clean
 
 help:  ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +38,9 @@ $(CONSTRAINTS): | $(PY)
 $(INSTALLED): setup.cfg $(CONSTRAINTS)
 	@$(PIP_INSTALL) --constraint $(CONSTRAINTS) --editable '.[train,test,dev]'
 	@touch $@
+
+train: $(INSTALLED)  ## Trains a graph transformer on ogbg-molesol, which is shipped, and prints OGB's metric; minutes on a CPU
+	@$(PY) -m graphattn.cli train --config ogbg-molesol $(TRAIN_ARGS)
 
 lint: $(INSTALLED)  ## ruff (rules and format) and mypy
 	@$(PY) -m ruff check --quiet .

@@ -4,6 +4,7 @@ from graphattn import connectivity, graph, nn, ops
 from graphattn._version import __version__
 from graphattn.graph import AttentionGraph, disjoint_union, rules
 from graphattn.ops import attention_weights, explain, graph_attention
+from graphattn.training import load_run as load
 
 __all__ = [
     "AttentionGraph",
@@ -14,6 +15,7 @@ __all__ = [
     "explain",
     "graph",
     "graph_attention",
+    "load",
     "nn",
     "ops",
     "rules",

@@ -1,0 +1,281 @@
+"""The command line: strings become objects here, once; what is done is done by the rooms.
+
+    graphattn train --config ogbg-molesol --model.embed_dim 128 --seeds 0-9
+    graphattn evaluate RUN
+    graphattn predict RUN --smiles FILE
+    graphattn data list
+    graphattn info
+
+Exit codes: 0 done, 1 failed, 2 the command was not understood, 130 Ctrl-C (143 SIGTERM), with the run resumable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+EXPECTED = (ValueError, TypeError, OSError, ImportError)  # said in one line; GRAPHATTN_TRACEBACK=1 shows where
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if options.run is None:
+        parser.print_help()
+        return 2
+    if rest and options.run is not train:
+        parser.error(
+            f"{options.command} does not know {' '.join(rest)}. `graphattn {options.command} --help` says more."
+        )
+    try:
+        return options.run(options, rest) if options.run is train else options.run(options)
+    except KeyboardInterrupt:
+        print("graphattn: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except EXPECTED as error:
+        if os.environ.get("GRAPHATTN_TRACEBACK"):
+            raise
+        print(f"graphattn: error: {_said(error)}", file=sys.stderr)
+        return 1
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror} {error.filename!r}" if error.filename else error.strerror
+    return str(error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("graphattn", description="Attention as message passing over explicit graphs.")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def command(name: str, run: Callable[..., int], text: str, **options: Any) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text, allow_abbrev=False, **options)
+        made.set_defaults(run=run)
+        return made
+
+    made = command("train", train, "Trains a model and stores the run.", add_help=False)
+    made.add_argument("-h", "--help", action="store_true", help="list every key")
+    made.add_argument("--config", metavar="NAME|FILE", help="a configuration of the package, or a YAML file")
+    made.add_argument("--seeds", metavar="0-9", help="one run per seed; prints mean ± unbiased std")
+    made.add_argument("--precision", metavar="P", help="short for --training.precision")
+    made.add_argument(
+        "--resume", nargs="?", const="", metavar="RUN|FILE.ckpt",
+        help="go on with a run, or with one of its checkpoints; alone: the newest of this data set and seed",
+    )  # fmt: skip
+
+    made = command("evaluate", evaluate, "Scores runs with the official evaluator; several, or seeds, as mean ± std.")
+    made.add_argument("runs", nargs="+", metavar="RUN", type=Path)
+    made.add_argument("--split", default="test", choices=("train", "valid", "test"))
+    made.add_argument("--checkpoint", metavar="FILE.ckpt", help="in the run's checkpoints/; the best one if left out")
+    made.add_argument("--predictions", metavar="FILE.npz", help="score these stored predictions instead")
+
+    made = command("predict", predict, "Predicts with a trained run; CSV goes to the screen or to --out.")
+    made.add_argument("folder", metavar="RUN", type=Path)
+    source = made.add_mutually_exclusive_group(required=True)
+    source.add_argument("--smiles", metavar="FILE", help="one SMILES per line, or a .csv with a column `smiles`")
+    source.add_argument("--data", metavar="NAME", help="a data set, or package.module:function")
+    made.add_argument("--root", metavar="DIR", help="directory that holds --data")
+    made.add_argument("--split", default="test", help="of --data")
+    made.add_argument("--out", metavar="FILE.csv", type=Path)
+
+    made = command("data", data, "Lists data sets, shows their cards, prepares them.")
+    made.set_defaults(action="list")
+    actions = made.add_subparsers(dest="action", metavar="ACTION")
+    actions.add_parser("list", help="every name that --data.name takes")
+    actions.add_parser("card", help="where a set comes from, its licence, counts and checksums").add_argument("name")
+    prepare = actions.add_parser("prepare", help="find, download or convert a set, so that training starts at once")
+    prepare.add_argument("name")
+    prepare.add_argument("--from", dest="root", metavar="DIR", help="directory in OGB's layout, or for the download")
+    prepare.add_argument("--yes", action="store_true", help="agree to downloads above 50 MB")
+
+    command("info", info, "Versions, devices, implementations, what is missing and how to get it.")
+    return parser
+
+
+def train(options: argparse.Namespace, overrides: list[str]) -> int:
+    """Trains one run, or one per seed."""
+    from graphattn.training.config import help_text, read_config
+    from graphattn.training.run import find_run, require_training
+    from graphattn.training.run import train as train_run
+    from graphattn.training.seeds import as_text, parse_seeds, train_seeds
+
+    if options.help:
+        print("graphattn train --config NAME|FILE [--KEY VALUE ...] [--seeds 0-9] [--precision P] [--resume [RUN]]")
+        print(help_text())
+        return 0
+    if options.precision:
+        overrides = [*overrides, "--training.precision", options.precision]
+    named = bool(options.config or overrides)
+    if options.config is None and not options.resume:
+        raise ValueError("train needs --config NAME|FILE, such as --config ogbg-molesol, or --resume RUN.")
+    config = read_config(options.config, overrides) if named or not options.resume else None
+    require_training()
+    from graphattn.training.checkpoints import Interrupted
+
+    def say(result: Any) -> None:
+        test = "" if result.test is None else f"  test {result.metric} {result.test:.4f}"
+        print(
+            f"seed {result.seed}  valid {result.metric} {result.valid:.4f} (epoch {result.best_epoch} of "
+            f"{result.num_epochs}){test}  {result.seconds:.0f} s  {result.folder}",
+            flush=True,
+        )
+
+    try:
+        if options.seeds is None:
+            resume = options.resume
+            if resume == "":
+                assert config is not None
+                resume = find_run(config)
+            if resume and not options.config:
+                config = _with_overrides(Path(resume), overrides) if overrides else None
+            say(train_run(config, resume=resume))
+            return 0
+        if options.resume:
+            raise ValueError("--seeds goes on with --resume alone, in the newest folder of as many seeds.")
+        assert config is not None
+        path, results = train_seeds(config, parse_seeds(options.seeds), resume=options.resume is not None, report=say)
+    except Interrupted as stopped:
+        print(f"graphattn: {stopped}; last.ckpt is written, the same command with --resume goes on", file=sys.stderr)
+        return 128 + stopped.signal_number
+    metric = results[0].metric
+    print(as_text(f"valid {metric}", [result.valid for result in results]))
+    tests = [result.test for result in results if result.test is not None]
+    if tests:
+        print(as_text(f"test {metric}", tests))
+    print(path)
+    return 0
+
+
+def _with_overrides(resume: Path, overrides: list[str]) -> Any:
+    """Returns the configuration of a run under overrides, which `train` compares with it."""
+    from graphattn.training.config import read_config
+    from graphattn.training.folder import RunFolder
+
+    folder = RunFolder(resume.parent.parent if resume.suffix == ".ckpt" else resume).checked()
+    return read_config(folder.config, overrides)
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Scores runs, each on its own, then together."""
+    from graphattn.training.evaluate import evaluate_run
+    from graphattn.training.seeds import as_text, runs_in
+
+    runs = [run for path in options.runs for run in runs_in(path)]
+    values, name = [], ""
+    for run in runs:
+        task, value = evaluate_run(run, options.split, checkpoint=options.checkpoint, predictions=options.predictions)
+        if name and name != f"{task.name} {options.split} {task.metric}":
+            raise ValueError(f"{run} is a run on {task.name}, the ones before are not. Evaluate them apart.")
+        name = f"{task.name} {options.split} {task.metric}"
+        values.append(value)
+        if len(runs) > 1:
+            print(f"{run}  {value:.4f}")
+    print(as_text(name, values))
+    return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Predicts molecules of a file, or graphs of a data set, one row each."""
+    import csv
+    import io
+
+    from graphattn.data import load
+    from graphattn.data.files import write_whole
+    from graphattn.training.evaluate import predict_split
+    from graphattn.training.load import load_run
+    from graphattn.training.predict import predict_molecules, read_smiles
+
+    predictor = load_run(options.folder)
+    columns = ["prediction"] if predictor.task.num_tasks == 1 else [
+        f"prediction_{task}" for task in range(predictor.task.num_tasks)
+    ]  # fmt: skip
+    refused: list[str] = []
+    rows: list[list[Any]]
+    if options.smiles:
+        molecules = read_smiles(options.smiles)
+        y_pred, refused = predict_molecules(predictor, molecules)
+        rows = [["line", "smiles", *columns]]
+        rows += [[each.line, each.smiles, *_cells(values)] for each, values in zip(molecules, y_pred)]
+    else:
+        found = predict_split(predictor, load(options.data, options.root), options.split)
+        rows = [["index", *columns]]
+        rows += [[int(index), *_cells(values)] for index, values in zip(found.index, found.y_pred)]
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    if options.out:
+        write_whole(options.out.expanduser().absolute(), stream.getvalue().encode())
+        print(f"{options.out}: {len(rows) - 1 - len(refused)} predictions", file=sys.stderr)
+    else:
+        sys.stdout.write(stream.getvalue())
+    for sentence in refused:
+        print(f"graphattn: {options.smiles}, {sentence}", file=sys.stderr)
+    return 0
+
+
+def _cells(values: Any) -> list[str]:
+    return ["" if value != value else f"{value:.6g}" for value in values]
+
+
+def data(options: argparse.Namespace) -> int:
+    """Lists, shows or prepares data sets."""
+    from graphattn.data import card, find, load, names
+    from graphattn.data.cards import as_text
+
+    if options.action in (None, "list"):
+        for name in names():
+            folder = find(name)
+            print(f"{name:24} {folder if folder else 'to be downloaded'}")
+    elif options.action == "card":
+        print(as_text(card(options.name)))
+    else:
+        print(load(options.name, options.root, yes=options.yes))
+    return 0
+
+
+def info(options: argparse.Namespace) -> int:
+    """Prints versions, devices and what is missing."""
+    import importlib.util
+
+    import torch
+
+    from graphattn.ops.capability import IMPLEMENTATIONS, runs_on
+    from graphattn.training.folder import environment
+
+    found = environment()
+    print(f"graphattn {found['graphattn']}, Python {found['python']}, {found['platform']}")
+    print(f"threads {found['num_threads']}, CUDA {', '.join(found['cuda']) or 'none'}")
+    if found["git"]:
+        print(f"commit {found['git']['commit']}{', modified' if found['git']['is_modified'] else ''}")
+    for package, version in found["packages"].items():
+        print(f"  {package:18} {version or 'not installed'}")
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    for impl in IMPLEMENTATIONS:
+        able = [device for device in devices if runs_on(impl, torch.device(device))]
+        print(f"  impl {impl:13} {', '.join(able) or 'no device here'}")
+    needed = {
+        "ogb": "train",
+        "lightning": "train",
+        "tensorboard": "train",
+        "rdkit": "train",
+        "torch_scatter": "scatter",
+    }
+    for package, extra in needed.items():
+        if importlib.util.find_spec(package) is None:
+            print(f"missing {package}: pip install graphattn[{extra}]")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""Training runs: a configuration in, a folder with checkpoints, journal, predictions and result out.
+
+`train` needs `pip install graphattn[train]`; loading a run and predicting with it need no Lightning.
+"""
+
+from graphattn.training.config import DataConfig, InputsConfig, RunConfig, TrainingConfig, read_config
+from graphattn.training.evaluate import evaluate_run, predict_split
+from graphattn.training.load import load_run
+from graphattn.training.metric import score
+from graphattn.training.objective import Objective
+from graphattn.training.predictor import GraphPredictor
+from graphattn.training.run import RunResult, train
+from graphattn.training.seeds import parse_seeds, train_seeds
+
+__all__ = [
+    "DataConfig",
+    "GraphPredictor",
+    "InputsConfig",
+    "Objective",
+    "RunConfig",
+    "RunResult",
+    "TrainingConfig",
+    "evaluate_run",
+    "load_run",
+    "parse_seeds",
+    "predict_split",
+    "read_config",
+    "score",
+    "train",
+    "train_seeds",
+]

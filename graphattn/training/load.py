@@ -1,0 +1,97 @@
+"""From the folder of a run back to the trained module; needs no Lightning."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graphattn.data import Task
+from graphattn.training.config import RunConfig, as_dict, flat, read_config
+from graphattn.training.folder import RunFolder
+from graphattn.training.predictor import GraphPredictor
+
+PREFIX = "predictor."  # of the module's parameters in a checkpoint
+
+
+def load_run(run: str | Path, checkpoint: str | None = None) -> GraphPredictor:
+    """Returns the trained module of a run, in evaluation mode, on the CPU.
+
+    Args:
+        run: folder that `graphattn train` made.
+        checkpoint: a file in its `checkpoints/`; None takes the best one, or the last if no epoch was finished.
+
+    Raises:
+        FileNotFoundError: if the folder is no run, or has no such checkpoint.
+        ValueError: if the checkpoint is damaged, or of another model than config.yaml describes.
+    """
+    folder = RunFolder(Path(run).expanduser()).checked()
+    path = find_checkpoint(folder, checkpoint)
+    contents = read_checkpoint(path)
+    config = read_config(folder.config)
+    check_same_model(config, contents, path)
+    predictor = GraphPredictor(config, Task(*contents["graphattn"]["task"]))
+    load_weights(predictor, contents, path)
+    return predictor.eval()
+
+
+def find_checkpoint(folder: RunFolder, name: str | None = None) -> Path:
+    """Returns the path of a checkpoint: the named one, otherwise best.ckpt, otherwise last.ckpt."""
+    there = sorted(path.name for path in folder.checkpoints.glob("*.ckpt"))
+    for candidate in [name] if name else ["best.ckpt", "last.ckpt"]:
+        if candidate in there:
+            return folder.checkpoints / candidate
+    raise FileNotFoundError(
+        f"{folder.checkpoints} has no {name or 'checkpoint'}; there is {', '.join(there) or 'nothing'}. "
+        + ("Name one of these." if there else "The run ended before its first one: start it again.")
+    )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint without running code from it.
+
+    Raises:
+        ValueError: if it is damaged, or not one of ours.
+    """
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
+        raise ValueError(
+            f"{path} is damaged or no checkpoint ({_first_line(error)}). Use another checkpoint."
+        ) from error
+    if not isinstance(contents, dict) or not {"graphattn", "state_dict"} <= set(contents):
+        raise ValueError(f"{path} is not a checkpoint that `graphattn train` wrote. Use one of a run's checkpoints/.")
+    return contents
+
+
+def check_same_model(config: RunConfig, contents: dict[str, Any], path: Path) -> None:
+    """Raises a ValueError if a checkpoint is of another model or input than a configuration; names what differs."""
+    ours, theirs = flat(as_dict(config)), flat(contents["graphattn"]["config"])
+    differing = [
+        f"{key} {theirs.get(key)} (here {ours.get(key)})"
+        for key in sorted({*ours, *theirs})
+        if key.startswith(("model.", "inputs.")) and ours.get(key) != theirs.get(key)
+    ]
+    if differing:
+        raise ValueError(
+            f"{path} is a checkpoint of another model: it has {'; '.join(differing)}. "
+            "Put it back into its own run, or set config.yaml to what it has."
+        )
+
+
+def load_weights(predictor: GraphPredictor, contents: dict[str, Any], path: Path) -> None:
+    """Loads parameters from a checkpoint into a module built from the same configuration."""
+    weights = {name.removeprefix(PREFIX): value for name, value in contents["state_dict"].items()}
+    try:
+        predictor.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} does not fit the model of this version of graphattn: {_first_line(error, 2)}. "
+            "Load it with the version that environment.json beside it names."
+        ) from error
+
+
+def _first_line(error: Exception, number: int = 1) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines()[:number]) or type(error).__name__

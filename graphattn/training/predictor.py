@@ -1,0 +1,60 @@
+"""A network with its objective: batches in, predictions in the units of the labels out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from graphattn.data import Task
+from graphattn.inputs import GraphBatch, GraphCollate
+from graphattn.models.graph_transformer import GraphTransformer
+from graphattn.training.config import RunConfig
+from graphattn.training.objective import Objective
+
+
+class GraphPredictor(nn.Module):
+    """What `graphattn.load(RUN)` returns: a plain module that knows how its input is made.
+
+    Args:
+        config: resolved, so that the model's sizes are those of the data.
+        task: what is predicted.
+        labels: float32 [num_graphs, num_tasks] of the train split, for the objective; None when a state dict follows.
+
+    Attributes:
+        network: batch → [num_graphs, num_tasks], standardized or logits.
+        objective: loss, and outputs → labels.
+        collate: list of PyG `Data` → batch, as in training.
+        config, task: as given.
+    """
+
+    def __init__(self, config: RunConfig, task: Task, labels: Tensor | None = None) -> None:
+        super().__init__()
+        self.config, self.task = config, task
+        self.collate: GraphCollate = config.inputs.collate()
+        self.network = GraphTransformer(config.model)
+        self.objective = Objective(task, labels)
+
+    def forward(self, batch: GraphBatch) -> Tensor:
+        """Returns [num_graphs, num_tasks]: values in label units, or probabilities."""
+        return self.objective.to_labels(self.network(batch))
+
+    def loss(self, batch: GraphBatch) -> Tensor:
+        """Returns the loss of a labelled batch, a scalar."""
+        if batch.y is None:
+            raise ValueError("the batch has no labels y. Give every graph a y, NaN where a label is missing.")
+        return self.objective(self.network(batch), batch.y)
+
+    @torch.no_grad()
+    def predict(self, batches: Iterable[GraphBatch]) -> np.ndarray:
+        """Returns predictions for all graphs of all batches, float64 [num_graphs, num_tasks], in evaluation mode."""
+        was_training = self.training
+        self.eval()
+        device = next(self.parameters()).device
+        try:
+            parts = [self(batch.to(device)).double().cpu().numpy() for batch in batches]
+        finally:
+            self.train(was_training)
+        return np.concatenate([np.empty((0, self.task.num_tasks)), *parts])

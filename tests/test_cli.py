@@ -1,0 +1,151 @@
+"""The command line: what it prints, where it writes, how it fails."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from graphattn.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = [
+    "--model.embed_dim", "8", "--model.num_heads", "2", "--model.num_layers", "1", "--model.edge_dim", "4",
+    "--model.impl", "scatter", "--inputs.num_walks", "3", "--data.batch_size", "128", "--training.accelerator", "cpu",
+    "--training.num_threads", "1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch, made by the command of the documentation."""
+    root = tmp_path_factory.mktemp("runs")
+    command = ["train", "--config", "ogbg-molfreesolv", *TINY, "--training.max_epochs", "1", "--run_root", str(root)]
+    assert main(command) == 0
+    (made,) = (root / "ogbg-molfreesolv").iterdir()
+    return made
+
+
+def test_train_prints_the_metrics_and_the_folder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--resume", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert "seed 0  valid rmse" in printed and "test rmse" in printed and str(run) in printed
+
+
+def test_evaluate_agrees_with_train(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run)]) == 0
+    alone = capsys.readouterr().out
+    assert alone.startswith("ogbg-molfreesolv test rmse ")
+    assert main(["evaluate", str(run), "--predictions", str(run / "predictions_test.npz")]) == 0
+    assert capsys.readouterr().out == alone
+    assert main(["evaluate", str(run), str(run)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("± 0.0000 (2 seeds)")
+
+
+def test_predict_writes_a_row_per_molecule_and_names_the_bad_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.smi").write_text("CCO\nC1CC\nC\n")
+    assert main(["predict", str(run), "--smiles", str(tmp_path / "a.smi"), "--out", str(tmp_path / "a.csv")]) == 0
+    with open(tmp_path / "a.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["smiles"] for row in rows] == ["CCO", "C1CC", "C"]
+    assert [bool(row["prediction"]) for row in rows] == [True, False, True]
+    assert "a.smi, line 2: 'C1CC' is not a SMILES" in capsys.readouterr().err
+    assert main(["predict", str(run), "--data", "ogbg-molfreesolv"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 65
+
+
+def test_data_lists_shows_and_prepares(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "list"]) == 0
+    assert "ogbg-molesol" in capsys.readouterr().out
+    assert main(["data", "card", "ogbg-molesol"]) == 0
+    assert "licence: MIT" in capsys.readouterr().out
+    assert main(["data", "prepare", "ogbg-molesol"]) == 0
+    assert "1,128 graphs" in capsys.readouterr().out
+
+
+def test_info_lists_versions_and_implementations(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert "torch" in printed and "impl fused" in printed
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train", "--config", "ogbg-molesl"], "Did you mean 'ogbg-molesol'"),
+        (["train", "--config", "ogbg-molesol", "--model.embed_dims", "3"], "Did you mean '--model.embed_dim'"),
+        (["train", "--config", "ogbg-molesol", "--data.name", "ogbg-molesool"], "Did you mean 'ogbg-molesol'"),
+        (["train", "--config", "ogbg-molesol", "--seeds", "3-1"], "seeds must be numbers and ranges"),
+        (["train"], "train needs --config"),
+        (["train", "--resume", "nowhere"], "there is no run nowhere"),
+        (["evaluate", "nowhere"], "there is no run nowhere"),
+        (["predict", "nowhere", "--smiles", "x"], "there is no run nowhere"),
+        (["data", "card", "ogbg-molesl"], "Did you mean"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    command: list[str], message: str, tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("graphattn: error: ") and message in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_and_nonsense(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert main(["train", "--help"]) == 0
+    assert "--model.embed_dim" in capsys.readouterr().out
+    for command in (["trian"], ["info", "--everything"], ["predict", "run"]):
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        assert ended.value.code == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_ctrl_c_saves_exits_with_130_and_resumes(tmp_path: Path, num_workers: int) -> None:
+    train = [sys.executable, "-m", "graphattn.cli", "train", "--config", "ogbg-molfreesolv", *TINY]
+    train += [
+        "--training.max_epochs",
+        "40",
+        "--data.num_workers",
+        str(num_workers),
+        "--run_root",
+        str(tmp_path / "runs"),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        train, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epoch 2/"):
+            break
+    time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) == 130, rest
+    assert "last.ckpt is written" in rest and "Traceback" not in rest
+    (run,) = (tmp_path / "runs" / "ogbg-molfreesolv").iterdir()
+    assert (run / "checkpoints" / "last.ckpt").exists() and not (run / "result.json").exists()
+    again = subprocess.run([*train, "--resume"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert (run / "result.json").exists()
+
+
+@pytest.mark.slow
+def test_two_seeds_print_mean_and_spread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", "--config", "ogbg-molfreesolv", *TINY, "--training.max_epochs", "1"]
+    assert main([*command, "--run_root", str(tmp_path), "--seeds", "0-1"]) == 0
+    last = capsys.readouterr().out.splitlines()
+    assert last[-2].startswith("test rmse ") and last[-2].endswith("(2 seeds)")
+    assert main(["evaluate", last[-1]]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split(" rmse ")[1] == last[-2].split(" rmse ")[1]
