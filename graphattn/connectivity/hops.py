@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from graphattn.graph import AttentionGraph
+from graphattn.graph import AttentionGraph, batch_of
+
+MAX_DENSE_PAIRS = 2**24  # nodes times the largest graph of a batch, up to which a table holds who is reached
 
 
 def hops(graph: AttentionGraph, num_hops: int) -> AttentionGraph:
@@ -63,11 +65,37 @@ def _reach(graph: AttentionGraph, num_hops: int) -> tuple[AttentionGraph, Tensor
         )
     if num_hops < 0:
         raise ValueError(f"the number of hops must be at least 0, got {num_hops}. Use 0 for self edges alone.")
+    longest = int(torch.diff(graph.src_ptr).max()) if graph.num_graphs else 0
+    if graph.num_src_nodes * longest <= MAX_DENSE_PAIRS:
+        return _reach_in_small_graphs(graph, longest, num_hops)
+    return _reach_along_edges(graph, num_hops)
+
+
+def _reach_in_small_graphs(graph: AttentionGraph, longest: int, num_hops: int) -> tuple[AttentionGraph, Tensor]:
+    """Hands rows of a table [num_nodes, longest] along the edges: who is reached after each step."""
     nodes = torch.arange(graph.num_src_nodes, device=graph.device)
+    start = graph.src_ptr[batch_of(graph.src_ptr)]  # a node's column is its place in its own graph
+    src, dst = graph.edge_index
+    reached = torch.zeros(graph.num_src_nodes, longest, device=graph.device)
+    reached[nodes, nodes - start] = 1.0
+    distance = torch.where(reached > 0, 0, num_hops + 1)
+    for step in range(1, num_hops + 1):
+        reached = torch.zeros_like(reached).index_add_(0, dst, reached[src]).clamp_(max=1.0)  # in exactly `step` steps
+        distance = torch.where(reached > 0, distance.clamp(max=step), distance)
+    near = distance <= num_hops
+    row, column = near.nonzero(as_tuple=True)  # in canonical order, for a graph's nodes stand together
+    edges = torch.stack([start[row] + column, row])
+    return AttentionGraph.trusted(edges, graph.num_src_nodes), distance[near]
+
+
+def _reach_along_edges(graph: AttentionGraph, num_hops: int) -> tuple[AttentionGraph, Tensor]:
+    """Walks by composing the graph with the pairs reached last, in memory of the pairs that are reached."""
+    nodes = torch.arange(graph.num_src_nodes, device=graph.device)
+    steps = AttentionGraph.trusted(graph.edge_index, graph.num_src_nodes)
     frontier = AttentionGraph.trusted(torch.stack([nodes, nodes]), graph.num_src_nodes)
     reach, distance = frontier, torch.zeros_like(nodes)
     for step in range(1, num_hops + 1):
-        frontier = (graph @ frontier) - reach  # one step further: i reads j, and j is reached from k in `step` − 1
+        frontier = (steps @ frontier) - reach  # one step further: i reads j, and j is reached from k in `step` − 1
         if not frontier.num_edges:
             break
         grown = reach | frontier

@@ -1,3 +1,5 @@
+import sys
+
 import networkx as nx
 import pytest
 import torch
@@ -22,6 +24,13 @@ def distances(graph: AttentionGraph) -> torch.Tensor:
         for target, steps in reached.items():
             table[target, source] = steps
     return table
+
+
+@pytest.fixture(autouse=True, params=["small graphs", "along edges"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs every test twice: with the table for small graphs, and along the edges as for those too large for it."""
+    if request.param == "along edges":
+        monkeypatch.setattr(sys.modules["graphattn.connectivity.hops"], "MAX_DENSE_PAIRS", -1)
 
 
 @pytest.mark.parametrize("num_hops", [0, 1, 2, 3, 11])
