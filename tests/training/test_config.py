@@ -23,7 +23,8 @@ def test_overrides_win_over_yaml_and_yaml_over_defaults(tmp_path: Path) -> None:
 
 
 def test_the_resolved_file_reads_back_equal(tmp_path: Path) -> None:
-    config = resolved(read_config("ogbg-molesol", ["--inputs.edges", "bonds | virtual(2)"]), load("ogbg-molesol"))
+    overrides = ["--inputs.edges", "bonds | virtual(2)", "--inputs.num_walks", "16"]
+    config = resolved(read_config("ogbg-molesol", overrides), load("ogbg-molesol"))
     assert (config.model.num_virtual, config.model.num_walks, config.model.kinds) == (2, 16, ("bond", "virtual"))
     path = tmp_path / "config.yaml"
     path.write_text(as_yaml(config))
