@@ -40,7 +40,4 @@ def bonds(data: Data) -> AttentionGraph:
         )
     graph, _ = AttentionGraph.from_data(data)
     label = f"{graph.num_graphs} graphs" if graph.num_graphs != 1 else str(graph.num_src_nodes)
-    graph.__dict__["origin"] = (
-        f"bonds({label})"  # still ours alone; a copy would lose the plan that an EdgeIndex brings
-    )
-    return graph
+    return graph.named(f"bonds({label})")

@@ -56,7 +56,7 @@ def complement(graph: AttentionGraph) -> AttentionGraph:
     listed = type(graph).trusted(
         everything, graph.num_src_nodes, graph.num_dst_nodes, src_ptr=graph._src_ptr, dst_ptr=graph._dst_ptr
     )
-    return set_operation(listed, graph, "-")._named(f"~{grouped(graph.origin, '~')}")
+    return set_operation(listed, graph, "-").named(f"~{grouped(graph.origin, '~')}")
 
 
 def compose(left: AttentionGraph, right: AttentionGraph) -> AttentionGraph:

@@ -283,8 +283,8 @@ class AttentionGraph:
             origin=origin,
         )
 
-    def _named(self, origin: str) -> AttentionGraph:
-        """The same graph, made by another expression."""
+    def named(self, origin: str) -> AttentionGraph:
+        """Returns the same graph under another expression for `repr`; its plan and caches are kept."""
         graph = AttentionGraph.__new__(AttentionGraph)
         graph.__dict__.update(self.__dict__, origin=origin)
         return graph

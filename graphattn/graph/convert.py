@@ -292,7 +292,7 @@ def load(cls: type[AttentionGraph], path: str | os.PathLike[str]) -> AttentionGr
         )
     except (TypeError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)} is damaged ({error}). Save the graph again.") from error
-    return graph._named(origin)
+    return graph.named(origin)
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[int, int], str]:

@@ -46,7 +46,7 @@ def add_blocks(graph: AttentionGraph, blocks: Blocks) -> AttentionGraph:
     if overlapping is not None:
         graph = union(graph, _listing(overlapping, graph))
     if kept is None:
-        return graph._named(f"{graph.num_edges} edges")
+        return graph.named(f"{graph.num_edges} edges")
     outside = kept.holder(graph.explicit_edges) < 0
     edges = graph.explicit_edges[:, outside]
     return graph._like(
