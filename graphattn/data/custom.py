@@ -20,11 +20,7 @@ or (graphs, Task(...)).
 from __future__ import annotations
 
 import copy
-import importlib
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,6 +28,7 @@ from torch import Tensor
 
 from graphattn.data.dataset import GraphDataset
 from graphattn.data.packed import SPLITS
+from graphattn.data.reference import current_directory_importable, find_callable
 from graphattn.data.task import Task
 
 if TYPE_CHECKING:
@@ -55,28 +52,8 @@ def from_function(reference: str, *, split_seed: int = 0) -> GraphDataset:
         TypeError: if it is not callable, or returns something else than graphs.
         ValueError: as `from_data`.
     """
-    module_name, _, function_name = reference.partition(":")
-    if not module_name or not function_name.isidentifier():
-        raise ValueError(f"a data set of your own is named 'package.module:function', got {reference!r}.")
-    with _current_directory_importable():
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-                raise  # the module is there; something that it imports is not
-            raise ImportError(
-                f"{reference}: there is no module {error.name!r} in {Path.cwd()} or on the Python path. "
-                "Run in the directory that holds it, or add that directory to PYTHONPATH."
-            ) from error
-        function = getattr(module, function_name, None)
-        if function is None:
-            public = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-            raise ImportError(f"{module_name} has no function {function_name!r}; it has {', '.join(public) or 'none'}.")
-        if not callable(function):
-            raise TypeError(
-                f"{reference} must be a function without arguments, got {type(function).__name__}. "
-                "Write `def name(): return graphs`."
-            )
+    function = find_callable(reference, "a data set of your own")
+    with current_directory_importable():
         returned = function()
         if isinstance(returned, Iterator):
             returned = list(returned)  # its code runs here, where it can import what lies beside it
@@ -277,16 +254,3 @@ def _check_alike(checked: list[Any], name: str) -> None:
                     f"{name}, graph {index}: {field} has {value.shape[1]} columns of {value.dtype}, other graphs have "
                     f"{like.shape[1]} of {like.dtype}. Make them alike; y holds labels of the graph, not of its nodes."
                 )
-
-
-@contextmanager
-def _current_directory_importable() -> Iterator[None]:
-    directory = str(Path.cwd())
-    if directory in sys.path or "" in sys.path:
-        yield
-        return
-    sys.path.append(directory)  # last: nothing that is installed can be shadowed
-    try:
-        yield
-    finally:
-        sys.path.remove(directory)

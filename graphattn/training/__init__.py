@@ -10,7 +10,8 @@ from graphattn.training.metric import score
 from graphattn.training.objective import Objective
 from graphattn.training.predictor import GraphPredictor
 from graphattn.training.run import RunResult, train
-from graphattn.training.seeds import parse_seeds, train_seeds
+from graphattn.training.search import SearchResult, Trial, tune
+from graphattn.training.seeds import mean_and_std, parse_seeds, train_seeds
 
 __all__ = [
     "DataConfig",
@@ -19,13 +20,17 @@ __all__ = [
     "Objective",
     "RunConfig",
     "RunResult",
+    "SearchResult",
     "TrainingConfig",
+    "Trial",
     "evaluate_run",
     "load_run",
+    "mean_and_std",
     "parse_seeds",
     "predict_split",
     "read_config",
     "score",
     "train",
     "train_seeds",
+    "tune",
 ]

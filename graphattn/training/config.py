@@ -111,6 +111,8 @@ class RunConfig:
     Args:
         data: data set and loading.
         inputs: collation.
+        network: class of the model, "package.module:Class": it is called with `model` and, on a `GraphBatch`, returns
+            [num_graphs, num_tasks]. One of yours trains, resumes and predicts as ours does.
         model: size and parts; what data and inputs decide is filled in by `resolved`.
         training: optimization.
         seed: of parameters, dropout and the order of examples.
@@ -119,6 +121,7 @@ class RunConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     inputs: InputsConfig = field(default_factory=InputsConfig)
+    network: str = "graphattn.models:GraphTransformer"
     model: GraphTransformerConfig = field(default_factory=GraphTransformerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: int = 0

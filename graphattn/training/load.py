@@ -68,11 +68,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def check_same_model(config: RunConfig, contents: dict[str, Any], path: Path) -> None:
     """Raises a ValueError if a checkpoint is of another model or input than a configuration; names what differs."""
-    ours, theirs = flat(as_dict(config)), flat(contents["graphattn"]["config"])
+    ours = flat(as_dict(config))
+    theirs = flat(as_dict(RunConfig())) | flat(contents["graphattn"]["config"])  # an older one lacks newer keys
     differing = [
         f"{key} {theirs.get(key)} (here {ours.get(key)})"
         for key in sorted({*ours, *theirs})
-        if key.startswith(("model.", "inputs.")) and ours.get(key) != theirs.get(key)
+        if key.startswith(("model.", "inputs.", "network")) and ours.get(key) != theirs.get(key)
     ]
     if differing:
         raise ValueError(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.data import Task
+from graphattn.data.reference import find_callable
 from graphattn.inputs import GraphBatch, GraphCollate
-from graphattn.models.graph_transformer import GraphTransformer
 from graphattn.training.config import RunConfig
 from graphattn.training.objective import Objective
 
@@ -34,7 +34,9 @@ class GraphPredictor(nn.Module):
         super().__init__()
         self.config, self.task = config, task
         self.collate: GraphCollate = config.inputs.collate()
-        self.network = GraphTransformer(config.model)
+        self.network = find_callable(config.network, "a network")(config.model)
+        if not isinstance(self.network, nn.Module):
+            raise TypeError(f"{config.network} must make a torch.nn.Module, got {type(self.network).__name__}.")
         self.objective = Objective(task, labels)
 
     def forward(self, batch: GraphBatch) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 
 from graphattn.data import GraphDataset, load, make_loader
 from graphattn.data.files import write_whole
+from graphattn.data.reference import find_callable
 from graphattn.training.config import FROM_DATA, RunConfig, as_dict, as_yaml, flat, read_config, resolved
 from graphattn.training.evaluate import predict_split
 from graphattn.training.folder import (
@@ -77,6 +78,7 @@ def train(
     if config is None:
         raise ValueError("train needs a config or a run to resume. read_config('ogbg-molesol') makes one.")
     config = config.checked()
+    find_callable(config.network, "a network")
     dataset = load(config.data.name, config.data.root, yes=config.data.yes)
     for split in ("train", "valid"):
         dataset.indices(split)

@@ -230,16 +230,16 @@ def test_references_that_lead_nowhere_are_answered_with_advice(module, tmp_path:
         load("nowhere.data:graphs")
     with pytest.raises(ModuleNotFoundError, match=r"No module named 'package_that_nobody_has'"):
         load("broken:graphs")
-    with pytest.raises(ImportError, match=r"here has no function 'graph'; it has graphs, text"):
+    with pytest.raises(ImportError, match=r"here has no 'graph'; it has graphs, text"):
         load("here:graph")
-    with pytest.raises(TypeError, match=r"here:LIST must be a function without arguments, got list"):
+    with pytest.raises(TypeError, match=r"here:LIST must be a function or a class, got list"):
         load("here:LIST")
     with pytest.raises(TypeError, match=r"here:graphs must return a list of Data, .* got NoneType. Does it end with"):
         load("here:graphs")
     with pytest.raises(TypeError, match=r"got str"):
         load("here:text")
     for reference in (":graphs", "here:", "here:a b"):
-        with pytest.raises(ValueError, match=r"named 'package.module:function', got"):
+        with pytest.raises(ValueError, match=r"named 'package.module:name', got"):
             load(reference)
 
 

@@ -1,12 +1,16 @@
 """The module that a run leaves behind."""
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from graphattn.data import load, make_loader
-from graphattn.training import GraphPredictor
-from graphattn.training.config import resolved
+from graphattn.training import GraphPredictor, load_run, train
+from graphattn.training.config import as_yaml, resolved
+from graphattn.training.folder import RunFolder
 
 
 def test_predictions_are_in_label_units_and_in_evaluation_mode(make_config) -> None:
@@ -37,3 +41,28 @@ def test_a_batch_without_labels_has_predictions_and_no_loss(make_config) -> None
     assert predictor(batch).shape == (1, 2)
     with pytest.raises(ValueError, match="no labels"):
         predictor.loss(batch)
+
+
+def test_a_network_of_yours_trains_resumes_and_is_loaded(make_config) -> None:
+    config = make_config("--network", "toy_rings:Degrees", "--training.max_epochs", "2")
+    whole = train(config)
+    predictor = load_run(whole.folder)
+    assert type(predictor.network).__name__ == "Degrees"
+    batches = make_loader(load("toy_rings:rings"), "test", predictor.collate, batch_size=4, shuffle=False)
+    y_pred = predictor.predict(batches)
+    assert np.isfinite(y_pred).all() and len(np.unique(y_pred[:, 0])) > 3
+    folder = RunFolder(Path(whole.folder))
+    folder.result.unlink()
+    assert train(resume=whole.folder).test == whole.test
+    config = load_run(whole.folder).config
+    folder.config.write_text(as_yaml(dataclasses.replace(config, network="graphattn.models:GraphTransformer")))
+    with pytest.raises(ValueError, match=r"another model: it has network toy_rings:Degrees \(here graphattn"):
+        load_run(whole.folder)
+
+
+def test_a_network_that_is_none_is_refused(make_config) -> None:
+    with pytest.raises(TypeError, match=r"toy_rings:no_module must make a torch\.nn\.Module, got function"):
+        train(make_config("--network", "toy_rings:no_module"))
+    with pytest.raises(ImportError, match="toy_rings has no 'Degree'; it has Data, rings, halves, Degrees"):
+        train(make_config("--network", "toy_rings:Degree"))
+    assert len(list(Path(make_config().run_root).glob("*/*"))) == 1  # a name that leads nowhere leaves no folder
