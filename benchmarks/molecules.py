@@ -47,9 +47,9 @@ class Set:
 
 
 SETS = {
-    "esol": Set("ogbg-molesol", 8, 10, 60, (0.998, 0.066)),
-    "freesolv": Set("ogbg-molfreesolv", 8, 5, 60, (2.151, 0.295)),
-    "bbbp": Set("ogbg-molbbbp", 6, 5, 25, (0.697, 0.019)),
+    "esol": Set("ogbg-molesol", 6, 10, 60, (0.998, 0.066)),
+    "freesolv": Set("ogbg-molfreesolv", 6, 5, 60, (2.151, 0.295)),
+    "bbbp": Set("ogbg-molbbbp", 4, 5, 25, (0.697, 0.019)),
 }
 # what each model is usually trained with: trial 0 of its search
 MODELS = {

@@ -1,6 +1,7 @@
 """The command line: strings become objects here, once; what is done is done by the rooms.
 
     graphattn train --config ogbg-molesol --model.embed_dim 128 --seeds 0-9
+    graphattn tune --config ogbg-molesol --trials 20
     graphattn evaluate RUN
     graphattn predict RUN --smiles FILE
     graphattn data list
@@ -12,10 +13,13 @@ Exit codes: 0 done, 1 failed, 2 the command was not understood, 130 Ctrl-C (143 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.run is None:
         parser.print_help()
         return 2
-    if rest and options.run is not train:
+    takes_keys = options.run in (train, tune)
+    if rest and not takes_keys:
         parser.error(
             f"{options.command} does not know {' '.join(rest)}. `graphattn {options.command} --help` says more."
         )
     try:
-        return options.run(options, rest) if options.run is train else options.run(options)
+        with _warnings_in_one_line():
+            return options.run(options, rest) if takes_keys else options.run(options)
     except KeyboardInterrupt:
         print("graphattn: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -49,7 +55,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Inside, warnings are printed as errors are: one line, without the line of code that Python adds."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *where, **line: f"graphattn: warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
 def _said(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and not error.filename:
+        # a thread of TensorBoard names no file
+        return f"{error.strerror}: the disk is full. Free some space and run the same command with --resume."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror} {error.filename!r}" if error.filename else error.strerror
     return str(error)
@@ -74,6 +94,12 @@ def _parser() -> argparse.ArgumentParser:
         "--resume", nargs="?", const="", metavar="RUN|FILE.ckpt",
         help="go on with a run, or with one of its checkpoints; alone: the newest of this data set and seed",
     )  # fmt: skip
+
+    made = command("tune", tune, "Searches a configuration at random; further --KEY VALUE are those of train.")
+    made.add_argument("--config", metavar="NAME|FILE", required=True, help="where the search starts: its trial 0")
+    made.add_argument("--trials", metavar="N", type=int, default=20, help="runs, all that the search may spend")
+    made.add_argument("--space", metavar="FILE", help="YAML: keys, and lists of values; sizes, lr, dropout if left out")
+    made.add_argument("--out", metavar="DIR", help="folder of the search; one that was stopped goes on")
 
     made = command("evaluate", evaluate, "Scores runs with the official evaluator; several, or seeds, as mean ± std.")
     made.add_argument("runs", nargs="+", metavar="RUN", type=Path)
@@ -105,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def train(options: argparse.Namespace, overrides: list[str]) -> int:
-    """Trains one run, or one per seed."""
+    """Trains one run, or one per seed, and ends with the picture of how it went."""
     from graphattn.training.config import help_text, read_config
     from graphattn.training.run import find_run, require_training
     from graphattn.training.run import train as train_run
@@ -140,7 +166,9 @@ def train(options: argparse.Namespace, overrides: list[str]) -> int:
                 resume = find_run(config)
             if resume and not options.config:
                 config = _with_overrides(Path(resume), overrides) if overrides else None
-            say(train_run(config, resume=resume))
+            result = train_run(config, resume=resume)
+            say(result)
+            _draw(_folder_of(Path(resume)) if resume else Path(result.folder))
             return 0
         if options.resume:
             raise ValueError("--seeds goes on with --resume alone, in the newest folder of as many seeds.")
@@ -155,6 +183,60 @@ def train(options: argparse.Namespace, overrides: list[str]) -> int:
     if tests:
         print(as_text(f"test {metric}", tests))
     print(path)
+    _draw(path)
+    return 0
+
+
+def _draw(run: Path) -> None:
+    """Draws the curve of a run that is finished and stored, and prints where: without one it is as good a run."""
+    try:
+        from graphattn.viz import save_training_curves
+
+        path = save_training_curves(run)
+    except Exception as error:
+        if os.environ.get("GRAPHATTN_TRACEBACK"):
+            raise
+        print(f"graphattn: the curve was not drawn: {_said(error)}", file=sys.stderr)
+    else:
+        print(path)
+
+
+def _folder_of(resume: Path) -> Path:
+    """Returns the folder of a run that is named by itself or by one of its checkpoints."""
+    resume = resume.expanduser()
+    return resume.parent.parent if resume.suffix == ".ckpt" else resume
+
+
+def tune(options: argparse.Namespace, overrides: list[str]) -> int:
+    """Searches at random, prints each trial, and ends with the file of the best one."""
+    from graphattn.training.config import read_config
+    from graphattn.training.folder import directory_of, time_stamp
+    from graphattn.training.run import require_training
+    from graphattn.training.search import DEFAULT_SPACE, read_space
+    from graphattn.training.search import tune as search
+
+    config = read_config(options.config, overrides)
+    space = read_space(options.space) if options.space else DEFAULT_SPACE
+    require_training()
+    from graphattn.training.checkpoints import Interrupted
+
+    folder = Path(options.out) if options.out else (
+        directory_of(config.run_root, config.data.name) / f"{time_stamp()}-search"
+    )  # fmt: skip
+
+    def say(trial: Any) -> None:
+        values = " ".join(f"--{key} {value}" for key, value in trial.overrides.items()) or "as it stands"
+        result = trial.result
+        found = trial.failure if result is None else f"valid {result.metric} {result.valid:.4f}  {result.seconds:.0f} s"
+        print(f"trial {trial.number}  {found}  {values}", flush=True)
+
+    try:
+        found = search(config, options.trials, folder, space=space, report=say)
+    except Interrupted as stopped:
+        print(f"graphattn: {stopped}; the same command with --out {folder} goes on", file=sys.stderr)
+        return 128 + stopped.signal_number
+    print(f"best: trial {found.best_trial.number} of {len(found.trials)}, {found.num_epochs} epochs in all")
+    print(folder / "best.yaml")
     return 0
 
 
@@ -163,7 +245,7 @@ def _with_overrides(resume: Path, overrides: list[str]) -> Any:
     from graphattn.training.config import read_config
     from graphattn.training.folder import RunFolder
 
-    folder = RunFolder(resume.parent.parent if resume.suffix == ".ckpt" else resume).checked()
+    folder = RunFolder(_folder_of(resume)).checked()
     return read_config(folder.config, overrides)
 
 
@@ -269,6 +351,7 @@ def info(options: argparse.Namespace) -> int:
         "lightning": "train",
         "tensorboard": "train",
         "rdkit": "train",
+        "matplotlib": "viz",
         "torch_scatter": "scatter",
     }
     for package, extra in needed.items():

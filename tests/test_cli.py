@@ -36,6 +36,53 @@ def test_train_prints_the_metrics_and_the_folder(run: Path, capsys: pytest.Captu
     assert "seed 0  valid rmse" in printed and "test rmse" in printed and str(run) in printed
 
 
+def test_train_ends_with_the_picture(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    picture = run / "curve.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    picture.unlink()
+    for resume in (run, run / "checkpoints" / "last.ckpt"):
+        assert main(["train", "--resume", str(resume)]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == str(picture)
+        picture.unlink()
+
+
+def test_a_picture_that_cannot_be_drawn_costs_one_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "curve.png").unlink(missing_ok=True)
+    (run / "curve.png").mkdir()
+    try:
+        assert main(["train", "--resume", str(run)]) == 0
+    finally:
+        (run / "curve.png").rmdir()
+    printed = capsys.readouterr()
+    assert "test rmse" in printed.out and str(run) in printed.out.splitlines()[-1]
+    assert printed.err.startswith("graphattn: the curve was not drawn: ") and len(printed.err.splitlines()) == 1
+
+    for name in [name for name in sys.modules if name.startswith("matplotlib")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["train", "--resume", str(run)]) == 0
+    printed = capsys.readouterr()
+    assert "test rmse" in printed.out and "curve.png" not in printed.out
+    assert len(printed.err.splitlines()) == 1 and "pip install graphattn[viz]" in printed.err
+
+
+def test_tune_prints_each_trial_and_a_file_that_train_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("training.lr: [1e-4, 1e-2]\n", encoding="utf-8")
+    keys = [*TINY, "--training.max_epochs", "1", "--run_root", str(tmp_path)]
+    command = ["tune", "--config", "ogbg-molfreesolv", "--space", str(space), "--trials", "2", *keys]
+    assert main(command) == 0
+    first, second, best, path = capsys.readouterr().out.splitlines()
+    assert first.startswith("trial 0  valid rmse ") and first.endswith("as it stands")
+    assert second.startswith("trial 1  valid rmse ") and " --training.lr 0.0" in second
+    assert best.startswith("best: trial ") and best.endswith(" of 2, 2 epochs in all")
+    assert main(["train", "--config", path, "--seed", "1"]) == 0
+    assert "seed 1  valid rmse" in capsys.readouterr().out
+
+
 def test_evaluate_agrees_with_train(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run)]) == 0
     alone = capsys.readouterr().out
@@ -83,6 +130,9 @@ def test_info_lists_versions_and_implementations(capsys: pytest.CaptureFixture[s
         (["train", "--config", "ogbg-molesol", "--data.name", "ogbg-molesool"], "Did you mean 'ogbg-molesol'"),
         (["train", "--config", "ogbg-molesol", "--seeds", "3-1"], "seeds must be numbers and ranges"),
         (["train"], "train needs --config"),
+        (["tune", "--config", "ogbg-molesol", "--trials", "0"], "num_trials must be at least 1"),
+        (["tune", "--config", "ogbg-molesol", "--space", "none.yaml"], "there is no file none.yaml"),
+        (["tune", "--config", "ogbg-molesol", "--model.embed_dims", "3"], "Did you mean '--model.embed_dim'"),
         (["train", "--resume", "nowhere"], "there is no run nowhere"),
         (["evaluate", "nowhere"], "there is no run nowhere"),
         (["predict", "nowhere", "--smiles", "x"], "there is no run nowhere"),
@@ -145,7 +195,8 @@ def test_ctrl_c_saves_exits_with_130_and_resumes(tmp_path: Path, num_workers: in
 def test_two_seeds_print_mean_and_spread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["train", "--config", "ogbg-molfreesolv", *TINY, "--training.max_epochs", "1"]
     assert main([*command, "--run_root", str(tmp_path), "--seeds", "0-1"]) == 0
-    last = capsys.readouterr().out.splitlines()
-    assert last[-2].startswith("test rmse ") and last[-2].endswith("(2 seeds)")
-    assert main(["evaluate", last[-1]]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].split(" rmse ")[1] == last[-2].split(" rmse ")[1]
+    *_, test, folder, picture = capsys.readouterr().out.splitlines()
+    assert test.startswith("test rmse ") and test.endswith("(2 seeds)")
+    assert Path(picture) == Path(folder) / "curve.png" and Path(picture).is_file()
+    assert main(["evaluate", folder]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split(" rmse ")[1] == test.split(" rmse ")[1]

@@ -1,6 +1,7 @@
 """The sdist builds a wheel, and the wheel works where there is no clone."""
 
 import email
+import json
 import shutil
 import subprocess
 import sys
@@ -74,7 +75,24 @@ def test_wheel_holds_the_package_and_nothing_else(installed: Path) -> None:
 
     # A directory that lacks its __init__.py would be left out.
     assert sources(installed / "graphattn") == sources(ROOT / "graphattn")
-    assert {path.name.split("-")[0] for path in installed.iterdir()} == {"graphattn"}
+    assert {path.name.split("-")[0] for path in installed.iterdir()} == {"graphattn", "bin"}
+    assert [path.name for path in (installed / "bin").iterdir()] == ["graphattn"]
+
+
+def package_data(package: Path) -> set[str]:
+    """What lies in the package beside its modules: configurations, cards, `py.typed`."""
+    files = (path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(package).as_posix() for path in files if path.suffix != ".py"}
+
+
+@pytest.mark.slow
+def test_wheel_and_sdist_hold_configs_and_cards(installed: Path, built: tuple[Path, Path]) -> None:
+    expected = package_data(ROOT / "graphattn")
+    assert {"configs/ogbg-molesol.yaml", "data/cards/ogbg-molesol.json", "py.typed"} <= expected
+    assert package_data(installed / "graphattn") == expected
+    with tarfile.open(built[0]) as archive:
+        names = {name.split("/", 1)[-1] for name in archive.getnames()}
+    assert {f"graphattn/{name}" for name in expected} <= names
 
 
 @pytest.mark.slow
@@ -98,6 +116,32 @@ def test_installed_wheel_attends_away_from_the_clone(installed: Path, tmp_path: 
     environment = {"PYTHONPATH": str(installed), "PATH": str(Path(sys.executable).parent), "HOME": str(tmp_path)}
     version = run("-P", script, installed, cwd=tmp_path, **environment)
     assert f"graphattn-{version.strip()}.dist-info" in {path.name for path in installed.iterdir()}
+
+
+@pytest.mark.slow
+def test_installed_wheel_trains_on_molecules_away_from_the_clone(installed: Path, tmp_path: Path) -> None:
+    for package in ("lightning", "ogb", "tensorboard"):
+        pytest.importorskip(package)
+    environment = {"PYTHONPATH": str(installed), "PATH": str(Path(sys.executable).parent), "HOME": str(tmp_path)}
+    train = ["train", "--config", "ogbg-molesol", "--data.root", ROOT / "datasets", "--training.max_epochs", "1"]
+    small = [
+        "--model.num_layers",
+        "1",
+        "--model.embed_dim",
+        "16",
+        "--training.accelerator",
+        "cpu",
+        "--run_root",
+        "runs",
+    ]
+    printed = run("-P", installed / "bin" / "graphattn", *train, *small, cwd=tmp_path, **environment)
+    assert "test rmse " in printed
+    (made,) = (tmp_path / "runs" / "ogbg-molesol").iterdir()
+    result = json.loads((made / "result.json").read_text(encoding="utf-8"))
+    assert result["num_epochs"] == 1 and result["num_steps"] > 1
+    assert json.loads((made / "environment.json").read_text(encoding="utf-8"))["git"] is None  # the clone's has one
+    scored = run("-P", "-m", "graphattn.cli", "evaluate", made, cwd=tmp_path, **environment)
+    assert scored == f"ogbg-molesol test rmse {result['test']:.4f}\n"
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def open_folder(
         OSError: if a file may not be read, or both places are on full disks.
     """
     beside = folder / "processed" / FILE_NAME
-    if not (folder / "raw").exists() and (contents := _cached(beside, None, name)):
+    if not os.path.exists(folder / "raw") and (contents := _cached(beside, None, name)):
         return _dataset(contents, folder)
     files = raw.checksums(folder)
     fingerprint = raw.fingerprint(files)

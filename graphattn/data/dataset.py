@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 
 class GraphDataset(Dataset):
     """Graphs by index, as PyG `Data` with x, edge_index, edge_attr, y float32 [1, num_tasks], and smiles if known.
+
+    Each also carries its `record_number`, the int it was asked for by, through samplers, workers and PyG's own batches
+    (where it is [num_graphs]); errors name the graph by it. It is not called an index: to attributes with that in their
+    names PyG adds numbers of nodes when it makes a batch.
 
     Attributes:
         name: what it was loaded by.
@@ -66,8 +72,14 @@ class GraphDataset(Dataset):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Data:
-        """Returns one graph; an IndexError says how many there are."""
-        return self.records[index]
+        """Returns one graph, a shallow copy with its number; an IndexError says how many there are."""
+        number = operator.index(index)
+        number += len(self) if number < 0 else 0
+        if not 0 <= number < len(self):
+            raise IndexError(f"graph {index} is not in {self.name}, which has {len(self):,}, counted from 0.")
+        data = copy.copy(self.records[number])
+        data.record_number = number
+        return data
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{part} {self.split[part].numel():,}" for part in SPLITS)

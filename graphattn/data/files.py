@@ -51,7 +51,7 @@ def room_for(num_bytes: int, path: Path, *unfinished: Path) -> Iterator[None]:
         raise OSError(
             error.errno,
             f"the disk is full: this needs {megabytes(num_bytes)}, and nothing unfinished was left behind. "
-            "Free some space, or name another place with GRAPHATTN_DATA or root. The path was",
+            "Free some space, or name another place: root or GRAPHATTN_DATA for data, run_root for runs. The path was",
             os.fspath(path),
         ) from error
 
@@ -60,8 +60,11 @@ def write_whole(path: Path, payload: bytes) -> None:
     """Writes a file under a temporary name and renames it, so that nobody ever reads half of it.
 
     Raises:
+        FileNotFoundError: if there is no such directory.
         OSError: if the directory is not writable, or the disk is full; the old file is then still there.
     """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no directory {path.parent} for {path.name}. Make it first.")
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with room_for(len(payload), path), open(unfinished, "wb") as file:

@@ -39,22 +39,23 @@ def checksums(folder: Path) -> dict[str, dict[str, Any]]:
 
     Raises:
         ValueError: if files are missing.
-        PermissionError: if one may not be read.
+        OSError: if one may not be read (PermissionError), or the disk fails.
     """
-    if missing := missing_files(folder):
-        raise ValueError(
-            f"{folder} lacks {', '.join(missing)}. Copy the whole folder again, or remove it, and it is downloaded."
-        )
-    found = {}
-    for name in (*RAW, *SPLIT, SMILES):
-        path = folder / name
-        if name == SMILES and not path.is_file():
-            continue
-        try:
-            contents = path.read_bytes()
-        except PermissionError as error:
-            raise PermissionError(f"{path} may not be read by you. Change its mode, or copy the folder.") from error
-        found[name] = {"size": len(contents), "sha256": hashlib.sha256(contents).hexdigest()}
+    path, found = folder, {}
+    try:
+        if missing := missing_files(folder):
+            raise ValueError(
+                f"{folder} lacks {', '.join(missing)}. Copy the whole folder again, or remove it, and it is downloaded."
+            )
+        for name in (*RAW, *SPLIT, SMILES):
+            path = folder / name
+            if name != SMILES or path.is_file():
+                contents = path.read_bytes()
+                found[name] = {"size": len(contents), "sha256": hashlib.sha256(contents).hexdigest()}
+    except PermissionError as error:
+        raise PermissionError(f"{path} may not be read by you. Change its mode, or copy the folder.") from error
+    except OSError as error:  # a failing disk names no file
+        raise OSError(f"{path} cannot be read ({error.strerror}). Copy the folder again, to another disk.") from error
     return found
 
 
@@ -96,8 +97,8 @@ def read_graphs(folder: Path) -> tuple[PackedGraphs, dict[str, Tensor]]:
             f"{folder / RAW[0]}: graph {graph} has {num_nodes[graph]} nodes, and an edge "
             f"{bonds[_first(outside)].tolist()}. The files are of different releases; copy the folder again."
         )
-    x = _rows(folder, RAW[1], int(num_nodes.sum()))
-    bond_attr = _rows(folder, RAW[2], len(bonds), None if len(bonds) else 3)
+    x = _rows(folder, RAW[1], int(num_nodes.sum()), 9)
+    bond_attr = _rows(folder, RAW[2], len(bonds), 3)
     y = _labels(folder / RAW[5])
     if len(y) != num_nodes.size:
         raise ValueError(f"{folder / RAW[5]} has {len(y)} labels for {num_nodes.size} graphs. Copy the file again.")
@@ -144,7 +145,9 @@ def _numbers(path: Path, text: bytes, dtype: Any, num_columns: int | None) -> np
     try:
         numbers = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=dtype, ndmin=2, comments=None)
     except ValueError as error:
-        raise ValueError(f"{path} must hold {np.dtype(dtype).name} numbers: {error}. Copy the file again.") from error
+        raise ValueError(
+            f"{path} must hold {np.dtype(dtype).name} numbers: {str(error).rstrip('.')}. Copy it again."
+        ) from error
     if num_columns is not None and numbers.shape[1] != num_columns:
         raise ValueError(
             f"{path} must have {num_columns} columns, got {numbers.shape[1]}. "
@@ -157,7 +160,7 @@ def _integers(path: Path, num_columns: int | None = None) -> np.ndarray:
     return _numbers(path, _text(path), np.int64, num_columns)
 
 
-def _rows(folder: Path, name: str, num_rows: int, num_columns: int | None = None) -> np.ndarray:
+def _rows(folder: Path, name: str, num_rows: int, num_columns: int) -> np.ndarray:
     rows = _integers(folder / name, num_columns)
     if len(rows) != num_rows:
         counts = RAW[3] if name == RAW[1] else RAW[4]
@@ -180,7 +183,12 @@ def _labels(path: Path) -> np.ndarray:
 def _smiles(path: Path, num_graphs: int) -> tuple[Tensor | None, Tensor | None]:
     if not path.is_file():
         return None, None
-    rows = list(csv.reader(io.StringIO(_text(path).decode())))
+    try:
+        rows = list(csv.reader(io.StringIO(_text(path).decode())))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is no CSV in UTF-8 ({error}). Copy it again, or remove it: SMILES are optional."
+        ) from error
     header, rows = (rows[0], rows[1:]) if rows else ([], [])
     if "smiles" not in header:
         return None, None

@@ -52,7 +52,7 @@ def load(
     >>> dataset
     GraphDataset(ogbg-molesol: 1,128 graphs, train 902, valid 113, test 113, regression, rmse)
     >>> dataset[1]
-    Data(x=[15, 9], edge_index=[2, 32], edge_attr=[32, 3], y=[1, 1], smiles='Cc1occc1C(=O)Nc2ccccc2')
+    Data(x=[15, 9], edge_index=[2, 32], edge_attr=[32, 3], y=[1, 1], smiles='Cc1occc1C(=O)Nc2ccccc2', record_number=1)
     """
     if ":" in name:
         if root is not None:

@@ -36,7 +36,7 @@ class GraphBatch:
     distance: Tensor | None  # [num_edges] int64: bonds between the two ends, max_hops + 1 beyond, −1 at virtual nodes
     positions: Tensor | None  # [num_nodes, num_walks + num_eigenvectors], zeros for virtual nodes
     y: Tensor | None  # float32 [num_graphs (or num_data_nodes), num_tasks], NaN where unlabelled
-    index: Tensor  # [num_graphs] int64: number of the record in its data set, −1 if unknown
+    index: Tensor  # [num_graphs] int64: `record_number` of each record in its data set, −1 if unknown
     num_virtual: int  # virtual nodes of each graph
 
     @property
@@ -195,7 +195,7 @@ class _Record(NamedTuple):
 def _record(data: Data, place: int, level: str) -> _Record:
     """Reads one record, and checks the shapes of its tensors."""
     found = data.to_dict()
-    number = int(found.get("index", -1))
+    number = int(found.get("record_number", -1))  # as `GraphDataset` gives it
     name = f"record {place} of the batch" if number < 0 else f"record {number} of the data set"
     x, edge_index, edge_attr, y = (found.get(field) for field in ("x", "edge_index", "edge_attr", "y"))
     if x is None or x.dim() != 2:

@@ -237,6 +237,12 @@ def read_config(source: str | Path | None = None, overrides: Sequence[str] = ())
         raise ValueError(f"{source} must hold keys and values such as `seed: 0`, got {type(values).__name__}.")
     if isinstance(data := values.get("data"), dict) and True in data:
         data["yes"] = data.pop(True)  # what YAML 1.1 makes of the key `yes`
+    for group in {key.partition(".")[0] for key in flat(as_dict(RunConfig())) if "." in key}:
+        if not isinstance(values.get(group) or {}, dict):
+            raise ValueError(
+                f"{group} in {source} must hold keys and values, got {values[group]!r}. "
+                f"`graphattn train --help` lists those that begin with {group}."
+            )
     check_keys(flat(values), f" in {source}")
     for option in overrides:
         if not option.startswith("--"):
@@ -272,7 +278,10 @@ def _text(source: str | Path | None) -> str:
             f"no configuration {str(source)!r}: neither a file nor one of {', '.join(sorted(names))}."
             f"{_suggestion(str(source), names)}"
         )
-    return path.read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be YAML in UTF-8: {error}. Save it as UTF-8.") from error
 
 
 def check_keys(keys: Iterable[str], where: str = "", dashes: str = "") -> None:

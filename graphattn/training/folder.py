@@ -20,7 +20,7 @@ from graphattn.data.files import write_whole
 
 PACKAGES = (
     "torch", "torch-geometric", "numpy", "scipy", "numba", "ogb", "lightning", "jsonargparse", "torchmetrics",
-    "tensorboard", "rdkit", "torch-scatter", "triton", "safetensors",
+    "tensorboard", "rdkit", "torch-scatter", "triton", "safetensors", "matplotlib",
 )  # fmt: skip
 
 
@@ -35,6 +35,7 @@ class RunFolder:
     checkpoints/            best.ckpt, last.ckpt, step-N.ckpt
     predictions_test.npz    index int64 [num_graphs], y_true and y_pred float64 [num_graphs, num_tasks]
     result.json             metrics of the best checkpoint; its presence says that the run is finished
+    curve.png               train loss and valid metric over the run; a folder of seeds has one as well
     """
 
     path: Path
@@ -62,6 +63,10 @@ class RunFolder:
     @property
     def result(self) -> Path:
         return self.path / "result.json"
+
+    @property
+    def curve(self) -> Path:
+        return self.path / "curve.png"
 
     @property
     def is_finished(self) -> bool:
@@ -120,6 +125,21 @@ def time_stamp() -> str:
 def newest(directory: Path, pattern: str) -> Path | None:
     """Returns the newest folder of a pattern, None if there is none; time stamps sort as names do."""
     return max((path for path in directory.glob(pattern) if path.is_dir()), default=None, key=lambda path: path.name)
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a journal, none if there is no file; one that was cut off is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+    return lines
 
 
 def environment() -> dict[str, Any]:

@@ -13,6 +13,7 @@ import lightning.pytorch as lightning
 from lightning.pytorch.loggers.logger import Logger
 
 from graphattn.training.checkpoints import Checkpoints
+from graphattn.training.folder import read_journal
 
 
 class Journal(Logger):
@@ -54,16 +55,9 @@ class Journal(Logger):
 
     def drop_after(self, step: int) -> None:
         """Drops lines of later steps, and a last line that was cut off."""
-        if not self.path.exists():
-            return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] < step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
-                continue
-        self.path.write_text("".join(kept), encoding="utf-8")
+        if self.path.exists():
+            kept = [json.dumps(line) + "\n" for line in read_journal(self.path) if line["step"] < step]
+            self.path.write_text("".join(kept), encoding="utf-8")
 
 
 class EpochLines(lightning.Callback):
@@ -78,6 +72,9 @@ class EpochLines(lightning.Callback):
         self.checkpoints, self.stream = checkpoints, stream
         self._started, self._count = 0.0, 0
         self._sum: Any = 0.0
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        self._started = time.monotonic()  # a run that resumes within an epoch does not start that epoch again
 
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
         self._started, self._sum, self._count = time.monotonic(), 0.0, 0

@@ -61,7 +61,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is damaged or no checkpoint ({_first_line(error)}). Use another checkpoint."
         ) from error
-    if not isinstance(contents, dict) or not {"graphattn", "state_dict"} <= set(contents):
+    header = contents.get("graphattn") if isinstance(contents, dict) and "state_dict" in contents else None
+    if not isinstance(header, dict) or not {"config", "task", "fingerprint"} <= set(header):
         raise ValueError(f"{path} is not a checkpoint that `graphattn train` wrote. Use one of a run's checkpoints/.")
     return contents
 

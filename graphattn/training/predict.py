@@ -34,7 +34,7 @@ class Predicted(NamedTuple):
 def read_smiles(path: str | Path) -> list[Molecule]:
     """Reads a file with one SMILES per line (what follows a blank is its name), or the column `smiles` of a .csv.
 
-    Empty lines are left out.
+    Empty lines are left out. Bytes that are not UTF-8 spoil the SMILES of their own line only.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -45,7 +45,7 @@ def read_smiles(path: str | Path) -> list[Molecule]:
         raise FileNotFoundError(
             f"there is no file {path}. Write one SMILES per line, or a .csv with a column `smiles`."
         )
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         if path.suffix.lower() == ".csv":
             rows = csv.DictReader(file)
             column = next((name for name in rows.fieldnames or [] if name.strip().lower() == "smiles"), None)
@@ -76,7 +76,7 @@ def molecule_graph(smiles: str) -> Data:
     from torch_geometric.data import Data
 
     with rdBase.BlockLogs():
-        molecule = Chem.MolFromSmiles(smiles)
+        molecule = Chem.MolFromSmiles(smiles) if smiles.isascii() else None  # rdkit skips some bytes it does not know
         if molecule is None or not molecule.GetNumAtoms():
             raise ValueError(f"{smiles!r} is not a SMILES that rdkit understands. Check brackets, rings and valences.")
         graph = smiles2graph(smiles)

@@ -81,7 +81,8 @@ def train(
     find_callable(config.network, "a network")
     dataset = load(config.data.name, config.data.root, yes=config.data.yes)
     for split in ("train", "valid"):
-        dataset.indices(split)
+        if bool(dataset.labels[dataset.indices(split)].isnan().all()):
+            raise ValueError(f"the {split} split of {dataset.name} has no labels, all are NaN. Give some graphs a y.")
     config = resolved(config, dataset)
     name = f"{time_stamp()}-seed{config.seed}"
     made = make_run_folder(folder or directory_of(config.run_root, config.data.name) / name)
@@ -171,8 +172,11 @@ def read_result(folder: RunFolder) -> RunResult:
     """Returns the result of a finished run."""
     import json
 
-    stored = json.loads(folder.result.read_text(encoding="utf-8"))
-    return RunResult(**{each.name: stored.get(each.name) for each in dataclasses.fields(RunResult)})
+    try:
+        stored = json.loads(folder.result.read_text(encoding="utf-8"))
+        return RunResult(**{each.name: stored.get(each.name) for each in dataclasses.fields(RunResult)})
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{folder.result} is damaged ({error}). Remove it, and --resume writes it anew.") from error
 
 
 def _fitted(config: RunConfig, dataset: GraphDataset, folder: RunFolder, checkpoint: Path | None) -> RunResult:

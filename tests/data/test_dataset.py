@@ -2,9 +2,11 @@ import re
 
 import pytest
 import torch
+from torch.testing import assert_close
 from torch_geometric.data import Data
+from torch_geometric.loader import DataLoader
 
-from graphattn.data import GraphDataset, Task
+from graphattn.data import GraphDataset, Task, from_data, load
 
 SPLIT = {"train": torch.tensor([2, 0]), "valid": torch.tensor([1]), "test": torch.tensor([], dtype=torch.int64)}
 REGRESSION = Task("toy", "regression", 2, "rmse")
@@ -56,6 +58,42 @@ def test_a_split_is_asked_for_by_name() -> None:
     with pytest.raises(ValueError, match=r"the test split of toy is empty"):
         toy.indices("test")
     assert "train 2, valid 1, test 0, regression, rmse" in repr(toy)
+
+
+def test_a_graph_carries_its_number_whichever_end_it_was_counted_from() -> None:
+    for numbered in (load("ogbg-molfreesolv"), from_data([Data(x=torch.zeros(1, 2), y=n / 3) for n in range(11)])):
+        count = len(numbered)
+        for index, number in ((0, 0), (7, 7), (torch.tensor(5), 5), (-1, count - 1), (-count, 0)):
+            assert numbered[index].record_number == number
+            assert_close(numbered[index].y, numbered.labels[[number]])
+        assert [data.record_number for data in numbered] == list(range(count))
+        for index in (count, -count - 1):
+            with pytest.raises(
+                IndexError, match=f"graph {index} is not in {numbered.name}, which has {count}, counted"
+            ):
+                numbered[index]
+        with pytest.raises(TypeError):
+            numbered["0"]
+
+
+def test_the_number_passes_through_batches_of_pyg() -> None:
+    """An attribute whose name has "index" in it would not: PyG adds the nodes of the graphs before."""
+    for numbered in (load("ogbg-molfreesolv"), from_data([Data(x=torch.zeros(3, 2), y=n / 3) for n in range(11)])):
+        order = torch.randperm(len(numbered), generator=torch.Generator().manual_seed(0)).tolist()
+        batch = next(iter(DataLoader(numbered, batch_size=7, sampler=order, num_workers=1)))
+        assert batch.record_number.tolist() == order[:7]
+        assert [int(data.record_number) for data in batch.to_data_list()] == order[:7]
+        assert_close(batch.y, numbered.labels[order[:7]])
+
+
+def test_numbering_changes_no_object_of_the_user() -> None:
+    graph = Data(x=torch.zeros(1, 2), y=0.5, index="mine", record_number="mine too")
+    same = from_data({"train": [graph, graph], "valid": [graph], "test": []})
+    assert [data.record_number for data in same] == [0, 1, 2]
+    assert {data.index for data in same} == {"mine"}
+    assert (graph.index, graph.record_number) == ("mine", "mine too")
+    part = from_data([same[2], same[0], same[1]])  # graphs of another set are numbered anew
+    assert [data.record_number for data in part] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkey
     files.write_whole(path, b"old")
     monkeypatch.setattr(files.os, "fsync", full_disk)
     with pytest.raises(
-        OSError, match=r"the disk is full: this needs 3\.0 MB.*GRAPHATTN_DATA or root.*'.*/a'"
+        OSError, match=r"the disk is full: this needs 3\.0 MB.*root or GRAPHATTN_DATA for data, run_root for.*'.*/a'"
     ) as caught:
         files.write_whole(path, bytes(3_000_000))
     assert caught.value.errno == errno.ENOSPC
@@ -42,6 +42,11 @@ def test_a_disk_that_is_really_full_is_told_the_same(tmp_path: Path) -> None:
         with files.room_for(7_000, tmp_path, leftover), open("/dev/full", "wb", buffering=0) as file:
             file.write(bytes(7_000))
     assert not leftover.exists()
+
+
+def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"there is no directory {tmp_path / 'no'} for x.csv. Make it first"):
+        files.write_whole(tmp_path / "no" / "x.csv", b"")
 
 
 def test_other_errors_pass_through_and_remove_nothing(tmp_path: Path) -> None:

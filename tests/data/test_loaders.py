@@ -1,9 +1,11 @@
 import pytest
 import torch
+from torch.testing import assert_close
 from torch_geometric.data import Data
 
 from graphattn.data import EpochSampler, from_data, load, make_loader
 from graphattn.data.registry import SHIPPED
+from graphattn.inputs import GraphCollate
 
 
 def numbers(batch: list[Data]) -> list[int]:
@@ -124,6 +126,19 @@ def test_workers_bring_the_same_batches_from_mapped_data() -> None:
 
 def atoms(batch: list[Data]) -> list[tuple[int, int]]:
     return [(data.num_nodes, int(data.x.sum())) for data in batch]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_each_batch_says_which_records_it_holds(dataset, num_workers: int) -> None:
+    for numbered in (dataset, load("ogbg-molfreesolv", SHIPPED)):
+        loader = make_loader(numbered, "train", GraphCollate(), batch_size=5, seed=3, num_workers=num_workers)
+        assert loader.sampler.shuffle
+        for epoch in range(2):
+            loader.sampler.set_epoch(epoch)
+            batches = list(loader)
+            order = numbered.indices("train")[loader.sampler.order(epoch)]
+            assert torch.equal(torch.cat([batch.index for batch in batches]), order)
+            assert_close(torch.cat([batch.y for batch in batches]), numbered.labels[order])
 
 
 def test_what_cannot_be_loaded_is_refused(dataset) -> None:

@@ -1,3 +1,4 @@
+import errno
 import re
 import subprocess
 import sys
@@ -81,12 +82,23 @@ def test_numbers_beyond_a_byte_survive(tmp_path: Path, molecules, layout) -> Non
     [
         ({"num-node-list": b""}, "lists no graphs. An empty data set cannot be used"),
         ({"num-edge-list": b"4\n0\n"}, "has 10 node counts but 2 edge counts.*cut short; copy the folder again"),
-        ({"node-feat": b"1,2,3\n"}, "node-feat.csv.gz has 1 rows, but raw/num-node-list.csv.gz adds up to 53"),
+        ({"node-feat": b"1,2,3\n"}, "node-feat.csv.gz must have 9 columns, got 3. It is not a file of the official"),
+        (
+            {"node-feat": b"1,2,3,4,5,6,7,8,9\n"},
+            "node-feat.csv.gz has 1 rows, but raw/num-node-list.csv.gz adds up to 53",
+        ),
+        ({"node-feat": b"1,2,3,4,5,6,7,8,nan\n"}, "node-feat.csv.gz must hold int64 numbers: .*'nan'.* Copy it again"),
         ({"edge-feat": b"1,2,3\n"}, "edge-feat.csv.gz has 1 rows, but raw/num-edge-list.csv.gz adds up to"),
         ({"edge": b"1,2,3\n"}, "edge.csv.gz must have 2 columns, got 3"),
         ({"graph-label": b"1\n2\n"}, "has 2 labels for 10 graphs"),
         ({"graph-label": b"1\nyes\n"}, "must hold float32 numbers: could not convert string 'yes'"),
-        ({"edge": b"0,x\n"}, "must hold int64 numbers.*Copy the file again"),
+        ({"edge": b"0,x\n"}, r"must hold int64 numbers.*[^.]\. Copy it again"),
+        ({"edge": b"0,1\n2\n"}, "edge.csv.gz must hold int64 numbers: the number of columns changed"),
+        ({"edge-feat": b"1,2\n"}, "edge-feat.csv.gz must have 3 columns, got 2"),
+        (
+            {"mol": b"smiles\n\xff\n"},
+            "mol.csv.gz is no CSV in UTF-8 .*Copy it again, or remove it: SMILES are optional",
+        ),
         ({"mol": b"task,smiles,mol_id\n1,CC,a\n"}, "one row of 3 fields for each of 10 graphs, got 1 rows"),
     ],
 )
@@ -122,6 +134,39 @@ def test_a_damaged_file_is_named_with_advice(tmp_path: Path, molecules, layout, 
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=re.escape(str(path)) + " is damaged or cut short.*Copy it again, or remove"):
         raw.read_graphs(folder)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "may not be read by you. Change its mode, or copy"),
+        (OSError(errno.EIO, "Input/output error"), "cannot be read .Input/output error.. Copy the folder again"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_advice(
+    tmp_path: Path, molecules, layout, monkeypatch: pytest.MonkeyPatch, error: OSError, message: str
+) -> None:
+    """Modes do not stop a test run by root."""
+    folder = layout(tmp_path / "toy", molecules)
+    bad, read = folder / "raw" / "edge-feat.csv.gz", Path.read_bytes
+
+    def read_bytes(self: Path) -> bytes:
+        if self == bad:
+            raise error
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    with pytest.raises(type(error), match=re.escape(str(bad)) + f" {message}"):
+        raw.checksums(folder)
+
+
+def test_a_folder_that_may_not_be_entered_is_named_with_advice(tmp_path: Path, monkeypatch) -> None:
+    def stat(self: Path, *, follow_symlinks: bool = True):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "stat", stat)
+    with pytest.raises(PermissionError, match=f"{tmp_path} may not be read by you. Change its mode, or copy"):
+        raw.checksums(tmp_path)
 
 
 def test_missing_files_are_listed(tmp_path: Path, molecules, layout) -> None:

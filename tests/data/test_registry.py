@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from torch.testing import assert_close
 
-from graphattn.data import cards, find, load, registry
+from graphattn.data import cards, download, find, load, registry
 from graphattn.data.registry import SHIPPED
 
 
@@ -97,6 +97,17 @@ def test_a_broken_download_is_no_data_set(user_cache: Path, no_clone, toy_card, 
         load("ogbg-molesol")
     assert find("ogbg-molesol") is None
     assert len(load("ogbg-molesol")) == 10
+
+
+def test_a_large_set_is_refused_without_yes_and_leaves_nothing(
+    user_cache: Path, no_clone, toy_card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *prompt: pytest.fail("asked a question"))
+    monkeypatch.setattr(download, "LARGE", 1_000)
+    with pytest.raises(ValueError, match=r"Pass yes=True \(--yes, or data.yes: true in the configuration\)"):
+        load("ogbg-molesol")
+    assert list(user_cache.iterdir()) == []
+    assert len(load("ogbg-molesol", yes=True)) == 10
 
 
 def test_a_checksum_on_the_card_is_held(user_cache: Path, no_clone, toy_card) -> None:

@@ -11,12 +11,13 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
+from graphattn.data import from_data, make_loader
 from graphattn.graph import AttentionGraph
 from graphattn.inputs import GraphBatch, GraphCollate, laplacian_positions, parse_edges, random_walk_positions
 from graphattn.inputs.edges import Bonds, Expander, Full, Hops, VirtualNodes
 from tests.inputs.molecules import molecule
 
-RECORDS = [molecule(11, 1, index=17), molecule(1), molecule(7, 2), molecule(0), molecule(13, 3)]
+RECORDS = [molecule(11, 1, record_number=17), molecule(1), molecule(7, 2), molecule(0), molecule(13, 3)]
 SIZES = [11, 1, 7, 0, 13]
 EVERYTHING = GraphCollate(
     parse_edges("bonds | hops(2) | expander(4) | virtual(2)"), max_hops=3, num_walks=5, num_eigenvectors=3
@@ -222,7 +223,7 @@ def test_labels_are_nan_where_there_are_none_and_belong_to_graphs_or_nodes() -> 
 
 
 def broken(**fields: object) -> Data:
-    record = molecule(5, index=23)
+    record = molecule(5, record_number=23)
     for name, value in fields.items():
         record[name] = value
     return record
@@ -270,6 +271,28 @@ def test_features_that_are_not_finite_are_refused_and_the_record_named(field: st
         ValueError, match=f"record 3 of the batch holds NaN or infinity in {field}. Clean the record or"
     ):
         GraphCollate()(records)
+
+
+@pytest.mark.parametrize("field, value", [
+    ("x", torch.full((5, 9), torch.nan)),
+    ("edge_attr", torch.full((8, 3), torch.inf)),
+    ("edge_index", torch.ones(2, 8)),
+])  # fmt: skip
+def test_a_record_of_a_data_set_is_named_by_its_number_there(field: str, value: Tensor) -> None:
+    graph = Data(x=torch.zeros(5, 9), edge_index=molecule(5).edge_index[:, :8], edge_attr=torch.zeros(8, 3), y=0.5)
+    dataset = from_data([graph] * 29)
+    dataset.records[17][field] = value  # went bad after the data set was checked
+    numbers = torch.tensor([3, 17, 11])
+    for num_workers in (0, 1):
+        loader = make_loader(dataset, numbers, GraphCollate(), batch_size=3, num_workers=num_workers)
+        with pytest.raises(ValueError, match="record 17 of the data set"):
+            list(loader)
+
+
+def test_an_attribute_of_ones_own_named_index_is_left_alone() -> None:
+    record = molecule(5, index="CHEMBL25")
+    assert GraphCollate()([record]).index.tolist() == [-1]
+    assert record.index == "CHEMBL25"
 
 
 def test_an_empty_list_is_refused() -> None:

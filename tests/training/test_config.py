@@ -76,6 +76,17 @@ def test_a_wrong_file_is_refused_with_advice(tmp_path: Path) -> None:
             read_config(path)
 
 
+def test_a_group_without_keys_or_a_file_of_other_bytes_is_refused_with_advice(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("model: 3\ntraining:\n")  # an empty group is one without changes
+    with pytest.raises(
+        ValueError, match=r"model in .*a\.yaml must hold keys and values, got 3. `graphattn train --help`"
+    ):
+        read_config(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"b\.yaml must be YAML in UTF-8: .* Save it as UTF-8"):
+        read_config(tmp_path / "b.yaml")
+
+
 def test_groups_are_keys_and_flat_names_leaves() -> None:
     check_keys(["model", "model.embed_dim", "seed"])
     assert flat({"a": {"b": {"c": 1}}, "d": 2}) == {"a.b.c": 1, "d": 2}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from graphattn.training.folder import RunFolder, directory_of, environment, make_run_folder, newest
+from graphattn.training.folder import RunFolder, directory_of, environment, make_run_folder, newest, read_journal
 
 
 def test_a_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:
@@ -25,6 +25,15 @@ def test_a_folder_that_is_no_run_is_refused_with_what_is_in_it(tmp_path: Path) -
         RunFolder(tmp_path).checked()
     assert made.checked() is made
     assert not made.is_finished
+
+
+def test_a_journal_is_read_without_lines_that_were_cut_off(tmp_path: Path) -> None:
+    journal = RunFolder(tmp_path).journal
+    assert read_journal(journal) == []
+    journal.write_bytes(
+        b'{"step": 0, "lr": 0.5}\n{"step": 1, "l{"step": 2}\n[3]\n{"epoch": 4}\n{"step": 5}\n\xff{"step": 6'
+    )
+    assert read_journal(journal) == [{"step": 0, "lr": 0.5}, {"step": 5}]
 
 
 def test_the_newest_run_is_the_last_time_stamp(tmp_path: Path) -> None:

@@ -51,3 +51,14 @@ def test_a_pipe_gets_one_line_per_epoch() -> None:
         printer.on_train_batch_end(trainer, None, {"loss": torch.tensor(loss)}, None, 0)
     printer.on_train_epoch_end(trainer, None)
     assert stream.getvalue().startswith("epoch 3/7  train/loss 1.5000  valid/rmse 0.7500  best 0.5000 (epoch 2)")
+
+
+def test_a_run_that_resumes_within_an_epoch_counts_from_where_it_resumed() -> None:
+    stream = io.StringIO()
+    checkpoints = SimpleNamespace(monitor="valid/rmse", best_value=0.5, best_epoch=1)
+    printer = EpochLines(checkpoints, stream)  # type: ignore[arg-type]
+    trainer = SimpleNamespace(current_epoch=2, max_epochs=7, callback_metrics={})
+    printer.on_train_start(trainer, None)
+    printer.on_train_batch_end(trainer, None, {"loss": torch.tensor(1.0)}, None, 0)
+    printer.on_train_epoch_end(trainer, None)
+    assert float(stream.getvalue().split()[-2]) < 60  # and not seconds since the machine was started

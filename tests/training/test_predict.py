@@ -49,6 +49,13 @@ def test_one_bad_smiles_costs_its_own_row_only(esol) -> None:
         predict_molecules(predictor, mixed[1:3])
 
 
+def test_bytes_that_are_no_text_cost_their_own_line_only(esol, tmp_path: Path) -> None:
+    (tmp_path / "a.smi").write_bytes(b"CCO\n\xff\xfeC\nC\xe9C\nC\n")
+    y_pred, refused = predict_molecules(load_run(esol.folder), read_smiles(tmp_path / "a.smi"))
+    assert [sentence.split(":")[0] for sentence in refused] == ["line 2", "line 3"]
+    assert np.isnan(y_pred[:, 0]).tolist() == [False, True, True, False]
+
+
 def test_molecules_need_a_model_of_molecules(finished) -> None:
     with pytest.raises(ValueError, match="trained on toy_rings:rings, whose features are not OGB's"):
         predict_molecules(load_run(finished.folder), [Molecule(1, "C")])

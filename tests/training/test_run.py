@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch_geometric.data import Data
 
-from graphattn.data import load
-from graphattn.training import read_config, score, train
+from graphattn.data import from_data, load
+from graphattn.training import read_config, run, score, train
 from graphattn.training.folder import RunFolder
 from graphattn.training.run import find_run, quiet, read_result, threads
 
@@ -77,6 +78,47 @@ def test_bad_data_leave_no_run_behind(make_config, toy: Path) -> None:
     with pytest.raises(ValueError, match="Did you mean 'ogbg-molesol'"):
         train(config)
     assert not Path(config.run_root).exists()
+
+
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+@pytest.mark.parametrize("number", [17, 33])  # of the train and of the valid split
+def test_a_feature_that_goes_bad_in_training_names_its_record(make_config, monkeypatch, num_workers, number) -> None:
+    dataset = load("toy_rings:rings")
+    for data in dataset.records:
+        data.x = data.x.float()
+    dataset.records[number].x[0, 1] = float("nan")
+    monkeypatch.setattr(run, "load", lambda *place, **options: dataset)
+    with pytest.raises(
+        ValueError, match=f"record {number} of the data set holds NaN or infinity in x. Clean the record"
+    ):
+        train(make_config("--data.num_workers", num_workers))
+
+
+@pytest.mark.parametrize("edges", ["bonds", "bonds | full | hops(2) | expander(4) | virtual(1)"])
+@pytest.mark.parametrize("num_nodes", [1, 3])
+def test_graphs_without_edges_or_with_one_node_train(make_config, monkeypatch, edges: str, num_nodes: int) -> None:
+    lonely = [Data(x=torch.full((num_nodes, 2), n / 7), y=n / 3) for n in range(11)]
+    monkeypatch.setattr(run, "load", lambda *place, **options: from_data(lonely, name="lonely"))
+    result = train(make_config("--inputs.edges", edges, "--training.max_epochs", "2"))
+    assert np.isfinite([result.valid, result.test]).all()
+
+
+def test_a_split_without_a_label_is_refused(make_config, monkeypatch) -> None:
+    nameless = from_data([Data(x=torch.zeros(2, 2), y=float("nan")) for _ in range(5)], name="nameless")
+    monkeypatch.setattr(run, "load", lambda *place, **options: nameless)
+    config = make_config()
+    with pytest.raises(
+        ValueError, match=r"the train split of nameless has no labels, all are NaN\. Give some graphs a y"
+    ):
+        train(config)
+    assert not Path(config.run_root).exists()
+
+
+def test_a_damaged_result_is_named(finished, tmp_path: Path) -> None:
+    shutil.copytree(finished.folder, tmp_path / "run")
+    (tmp_path / "run" / "result.json").write_text("{")
+    with pytest.raises(ValueError, match=r"result\.json is damaged .* Remove it, and --resume writes it anew"):
+        train(resume=tmp_path / "run")
 
 
 def test_lightning_is_quiet_only_inside() -> None:
