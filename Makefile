@@ -26,7 +26,7 @@ INSTALLED := $(VENV)/.stamp-installed
 help:  ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED)  ## Makes the environment: torch, then graphattn (editable) with its train, test and dev extras
+install: $(INSTALLED)  ## Makes the environment: torch, then graphattn (editable) with its train, viz, test and dev extras
 
 $(PY):
 	@$(PYTHON) -m venv $(VENV)
@@ -36,10 +36,10 @@ $(CONSTRAINTS): | $(PY)
 	@$(PY) -c "from importlib.metadata import version; print('torch==' + version('torch'))" > $@
 
 $(INSTALLED): setup.cfg $(CONSTRAINTS)
-	@$(PIP_INSTALL) --constraint $(CONSTRAINTS) --editable '.[train,test,dev]'
+	@$(PIP_INSTALL) --constraint $(CONSTRAINTS) --editable '.[train,viz,test,dev]'
 	@touch $@
 
-train: $(INSTALLED)  ## Trains a graph transformer on ogbg-molesol, which is shipped, and prints OGB's metric; minutes on a CPU
+train: $(INSTALLED)  ## Trains on ogbg-molesol, which is shipped, prints OGB's metric, draws the curve; minutes on a CPU
 	@$(PY) -m graphattn.cli train --config ogbg-molesol $(TRAIN_ARGS)
 
 lint: $(INSTALLED)  ## ruff (rules and format) and mypy
@@ -58,6 +58,7 @@ bench: $(INSTALLED)  ## Exactness against the specification, then times, into BE
 	@$(PY) benchmarks/exactness.py --out benchmarks/results/exactness.json
 	@$(PY) benchmarks/cold_start.py --out benchmarks/results/cold_start.json
 	@$(PY) benchmarks/attention.py --out benchmarks/results/attention.json
+	@$(PY) benchmarks/training_step.py --out benchmarks/results/training_step.json
 	@$(PY) benchmarks/report.py
 
 # torch-scatter has no wheel for every torch: this compiles it (needs a C++ compiler, and some minutes) against the

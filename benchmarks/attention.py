@@ -17,28 +17,19 @@ torch_geometric.utils.softmax and scatter, as TransformerConv does it). Sample r
 """
 
 import argparse
-import json
-import os
-import platform
-import resource
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from measure import added_peak, in_fresh_process, interleaved, median_ratio, spread, write_record
 from torch import Tensor
 
 import graphattn as ga
 from graphattn.graph import AttentionGraph
-from graphattn.ops.segment import installed_torch_scatter
-
-MIB = 2**20
 
 
 class Case(NamedTuple):
@@ -151,26 +142,26 @@ def check(name: str, contender: Contender, grad_out: Tensor, expected: list[Tens
 
 def time_all(contenders: dict[str, Contender], grad_out: Tensor, rounds: int) -> dict[str, dict[str, list[float]]]:
     """Times forward, and forward with backward, of all contenders in turn; milliseconds per round."""
-    times: dict[str, dict[str, list[float]]] = {name: {"forward": [], "both": []} for name in contenders}
-    for number in range(rounds + 2):
-        for name, contender in contenders.items():
-            grad = grad_out.transpose(0, 1).contiguous() if contender.heads_first else grad_out
-            start = time.perf_counter()
-            with torch.no_grad():
-                contender.call(*contender.leaves)
-            middle = time.perf_counter()
-            torch.autograd.grad(contender.call(*contender.leaves), contender.leaves, grad)
-            end = time.perf_counter()
-            if number >= 2:
-                times[name]["forward"].append(1e3 * (middle - start))
-                times[name]["both"].append(1e3 * (end - middle))
-    return times
+
+    def forward(contender: Contender) -> None:
+        with torch.no_grad():
+            contender.call(*contender.leaves)
+
+    def both(contender: Contender, grad: Tensor) -> None:
+        torch.autograd.grad(contender.call(*contender.leaves), contender.leaves, grad)
+
+    heads_first = grad_out.transpose(0, 1).contiguous()
+    calls: dict[tuple[str, str], Callable[[], None]] = {}
+    for name, contender in contenders.items():
+        calls[name, "forward"] = partial(forward, contender)
+        calls[name, "both"] = partial(both, contender, heads_first if contender.heads_first else grad_out)
+    times = interleaved(calls, rounds)
+    return {name: {key: times[name, key] for key in ("forward", "both")} for name in contenders}
 
 
 def peak_memory(case: str, contender: str, quick: bool) -> float:
     """Returns what one forward and backward adds to resident memory, in MiB, measured in a fresh process."""
-    command = [sys.executable, __file__, "--memory", case, contender] + ["--quick"] * quick
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return float(in_fresh_process(__file__, ["--memory", case, contender] + ["--quick"] * quick).split()[-1])
 
 
 def measure_memory(case_name: str, contender_name: str, quick: bool) -> None:
@@ -181,28 +172,7 @@ def measure_memory(case_name: str, contender_name: str, quick: bool) -> None:
     inputs, grad_out = make_inputs(case, graph)
     contender = make_contender(contender_name, graph, inputs)
     grad = grad_out.transpose(0, 1).contiguous() if contender.heads_first else grad_out
-    reset_peak()
-    before = resident()
-    torch.autograd.grad(contender.call(*contender.leaves), contender.leaves, grad)
-    print((peak() - before) / MIB)
-
-
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def peak() -> int:
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
-
-def reset_peak() -> None:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: sets the high-water mark back to what is resident now
-    except OSError:
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 2 * resident(), (
-            "the peak lies before the call"
-        )
+    print(added_peak(lambda: torch.autograd.grad(contender.call(*contender.leaves), contender.leaves, grad)))
 
 
 def line(row: dict) -> str:
@@ -213,26 +183,6 @@ def line(row: dict) -> str:
     ]
     ratio = f"{row['forward+backward_over_fused']:7.2f}x"
     return f"{row['case']:13} {row['contender']:12} {'  '.join(timed)}  {ratio} {row['peak_mib']:8.0f} MiB"
-
-
-def environment() -> dict[str, object]:
-    import numba
-    import torch_geometric
-
-    about_cpu = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in about_cpu if "model name" in line), "unknown")
-    scatter = installed_torch_scatter()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    return {
-        "date": date.today().isoformat(),
-        "commit": commit,
-        "device": f"CPU ({cpu}, {torch.get_num_threads()} threads)",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torch_geometric": torch_geometric.__version__,
-        "torch_scatter": scatter.__version__ if scatter else None,
-        "numba": numba.__version__,
-    }
 
 
 def main() -> None:
@@ -258,7 +208,6 @@ def main() -> None:
         del expected
         times = time_all(contenders, grad_out, arguments.rounds)
         for other, measured in times.items():
-            ratio = {key: [a / b for a, b in zip(measured[key], times["fused"][key], strict=True)] for key in measured}
             row = {
                 "case": name,
                 "contender": other,
@@ -269,14 +218,12 @@ def main() -> None:
             }
             for key, label in (("forward", "forward"), ("both", "forward+backward")):
                 row[f"{label}_ms"] = statistics.median(measured[key])
-                row[f"{label}_spread"] = [min(measured[key]), max(measured[key])]
-                row[f"{label}_over_fused"] = statistics.median(ratio[key])
+                row[f"{label}_spread"] = spread(measured[key])
+                row[f"{label}_over_fused"] = median_ratio(measured[key], times["fused"][key])
             rows.append(row)
             print(line(row), flush=True)
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        record = {"benchmark": "attention", "command": "python " + " ".join(sys.argv), **environment(), "rows": rows}
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+        write_record(arguments.out, "attention", rows)
 
 
 if __name__ == "__main__":

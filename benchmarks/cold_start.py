@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from attention import environment
+from measure import environment
 
 BARS = {"import": 1.0, "cold": 20.0, "cached": 2.0}
 

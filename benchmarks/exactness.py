@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from attention import environment
+from measure import environment
 from torch import Tensor
 
 import graphattn as ga

@@ -1,0 +1,117 @@
+"""How the benchmarks measure: calls timed in turn, peak resident memory of one call, and a record that says where.
+
+A timed script calls `interleaved` and `spread`, a script that measures memory calls itself in a fresh process, where it
+prints `added_peak` of what it measures; both end in `write_record`, which benchmarks/report.py reads.
+"""
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from graphattn.ops.segment import installed_torch_scatter
+
+MIB = 2**20
+WARM_UPS = 2
+Name = TypeVar("Name")
+
+
+def interleaved(calls: Mapping[Name, Callable[[], object]], rounds: int) -> dict[Name, list[float]]:
+    """Calls all in turn, `rounds` times after two that are not counted; returns milliseconds per counted round."""
+    times: dict[Name, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + WARM_UPS):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            end = time.perf_counter()
+            if number >= WARM_UPS:
+                times[name].append(1e3 * (end - start))
+    return times
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """Returns the least and the largest."""
+    return [min(values), max(values)]
+
+
+def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
+    """Returns the median over rounds of the ratio in that round, which a slow spell of the machine hardly moves."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def added_peak(call: Callable[[], object]) -> float:
+    """Returns what one call adds to resident memory at its highest, in MiB."""
+    gc.collect()
+    with contextlib.suppress(
+        OSError, AttributeError
+    ):  # glibc only: what was freed before must not be used again unseen
+        ctypes.CDLL(None).malloc_trim(0)
+    reset_peak()
+    before = resident()
+    call()
+    return (peak() - before) / MIB
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def reset_peak() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: sets the high-water mark back to what is resident now
+    except OSError:
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 2 * resident(), (
+            "the peak lies before the call"
+        )
+
+
+def in_fresh_process(script: str, arguments: Sequence[str]) -> str:
+    """Runs a script of ours and returns what it prints."""
+    return subprocess.run([sys.executable, script, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def environment() -> dict[str, object]:
+    """Returns date, commit, device and versions, under the names that benchmarks/report.py prints."""
+    import numba
+    import torch_geometric
+
+    about_cpu = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in about_cpu if "model name" in line), "unknown")
+    scatter = installed_torch_scatter()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    threads = torch.get_num_threads()
+    return {
+        "date": date.today().isoformat(),
+        "commit": commit,
+        "device": f"CPU ({cpu}, {threads} {'thread' if threads == 1 else 'threads'})",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_geometric": torch_geometric.__version__,
+        "torch_scatter": scatter.__version__ if scatter else None,
+        "numba": numba.__version__,
+    }
+
+
+def write_record(path: Path, benchmark: str, rows: list[dict]) -> None:
+    """Writes the JSON file of one benchmark: the command, `environment` and the rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"benchmark": benchmark, "command": "python " + " ".join(sys.argv), **environment(), "rows": rows}
+    path.write_text(json.dumps(record, indent=1) + "\n")
