@@ -289,9 +289,9 @@ class EdgeEncoder(nn.Module):
                     "bond_dims=0 where the data have no edge_attr."
                 )
             if batch.edge_attr.shape[0]:
-                bonds = functional.pad(self.bond(batch.edge_attr), (0, 0, 0, 1))  # zeros for an edge that is no bond
-                row = torch.where(batch.bond < 0, batch.edge_attr.shape[0], batch.bond)
-                edge = edge + functional.embedding(row, bonds)
+                bonds = functional.pad(self.bond(batch.edge_attr), (0, 0, 0, 1))  # zeros for an edge that is no bond,
+                row = torch.where(batch.bond < 0, batch.edge_attr.shape[0], batch.bond)  # and no gradient summed there
+                edge = edge + functional.embedding(row, bonds, padding_idx=bonds.shape[0] - 1)
         if self.distance is not None:
             if batch.distance is None:
                 raise ValueError("this model reads hop distances, the batch has none. Set max_hops of GraphCollate.")

@@ -73,7 +73,9 @@ class TrainingModule(lightning.LightningModule):
             {"params": weights, "weight_decay": self.settings.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.settings.lr)
+        # one kernel for all parameters; under a gradient scaler Lightning could not clip before such a step
+        fused = self.settings.precision == "32-true"
+        optimizer = torch.optim.AdamW(groups, lr=self.settings.lr, fused=fused)
         warmup = round(self.settings.warmup_epochs * self.steps_per_epoch)
         total = self.settings.max_epochs * self.steps_per_epoch
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total))
