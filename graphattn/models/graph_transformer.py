@@ -19,6 +19,7 @@ from graphattn.nn import (
     CategoryEncoder,
     DistanceEncoder,
     EdgeTerms,
+    FeatureDropout,
     GraphAttention,
     KindEncoder,
     NodeNorm,
@@ -177,7 +178,7 @@ class GraphTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = norm(dim)
         self.head = nn.Sequential(
-            nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(config.dropout_p), nn.Linear(dim, config.num_tasks)
+            nn.Linear(dim, dim), nn.ReLU(), FeatureDropout(config.dropout_p), nn.Linear(dim, config.num_tasks)
         )
 
     @classmethod
@@ -261,9 +262,9 @@ class Block(nn.Module):
         )
         self.ffn_norm = norm(dim)
         self.ffn = nn.Sequential(
-            nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(config.dropout_p), nn.Linear(hidden, dim)
+            nn.Linear(dim, hidden), nn.GELU(), FeatureDropout(config.dropout_p), nn.Linear(hidden, dim)
         )
-        self.dropout = nn.Dropout(config.dropout_p)
+        self.dropout = FeatureDropout(config.dropout_p)
 
     def forward(self, h: Tensor, graph: AttentionGraph, edge_attr: Tensor | None) -> Tensor:
         h = h + self.dropout(self.attention(self.attention_norm(h), graph, edge_attr=edge_attr))

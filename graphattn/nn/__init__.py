@@ -1,6 +1,7 @@
 """Modules that own parameters: the layer and what sits in its seats."""
 
 from graphattn.nn.attention import Connect, GraphAttention, Score, Select
+from graphattn.nn.dropout import FeatureDropout
 from graphattn.nn.edges import EdgeTerms
 from graphattn.nn.encoders import (
     OGB_ATOM_DIMS,
@@ -23,6 +24,7 @@ __all__ = [
     "DistanceEncoder",
     "DotProduct",
     "EdgeTerms",
+    "FeatureDropout",
     "GraphAttention",
     "KindEncoder",
     "NodeNorm",

@@ -10,6 +10,9 @@ from torch.nn import functional
 # charge, hydrogens, radical electrons, hybridization, is aromatic, is in a ring; bond type, stereo, is conjugated
 OGB_ATOM_DIMS = (119, 5, 12, 12, 10, 6, 6, 2, 2)
 OGB_BOND_DIMS = (5, 6, 2)
+# On a CPU, up to this many categories: a product with zeros and ones. It reads less than a lookup of every feature, and
+# its backward is a product too, where that of a lookup adds up row by row.
+WIDEST_PRODUCT = 512
 
 
 class CategoryEncoder(nn.Module):
@@ -71,7 +74,10 @@ class CategoryEncoder(nn.Module):
             )
         # an unknown one must not read the next feature's table
         place = torch.where(is_known, categories + self.offset, self.embedding.num_embeddings)
-        return self.embedding(place).sum(1)
+        if self.embedding.num_embeddings > WIDEST_PRODUCT or categories.device.type != "cpu":
+            return self.embedding(place).sum(1)
+        weight = self.embedding.weight
+        return _product(weight.new_zeros(len(place), len(weight)).scatter_(1, place, 1.0), weight)
 
 
 class NumberEncoder(nn.Linear):
@@ -198,7 +204,7 @@ class KindEncoder(nn.Module):
         has = (edge_kind[:, None] >> torch.arange(len(kinds), device=edge_kind.device)) & 1  # [num_edges, num_kinds]
         row = [self.kinds.index(kind) for kind in kinds]
         weight = torch.cat([self.weight[:0], *(self.weight[i : i + 1] for i in row)])
-        return has.to(weight.dtype) @ weight  # a product: the backward of a lookup would add up edge by edge
+        return _product(has.to(weight.dtype), weight)
 
 
 class VirtualNodeEncoder(nn.Module):
@@ -219,3 +225,9 @@ class VirtualNodeEncoder(nn.Module):
     def forward(self, h: Tensor, virtual: Tensor) -> Tensor:
         """Replaces rows of h [num_nodes, embed_dim] where `virtual` [num_nodes] is v > 0 by embedding v − 1."""
         return torch.where(virtual[:, None] > 0, self.embedding((virtual - 1).clamp(min=0)), h)
+
+
+def _product(has: Tensor, weight: Tensor) -> Tensor:
+    """Sums rows of `weight`, in full precision under autocast too: every layer reads the result."""
+    with torch.autocast(has.device.type, enabled=False):
+        return has @ weight
