@@ -30,5 +30,5 @@ class FeatureDropout(nn.Dropout):
             return super().forward(x)
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
-        scale = LEVELS / (LEVELS - num_dropped)
-        return torch.where(bits >= num_dropped - LEVELS // 2, x * scale, 0.0)
+        is_kept = bits >= num_dropped - LEVELS // 2
+        return x * is_kept.to(x.dtype).mul_(LEVELS / (LEVELS - num_dropped))

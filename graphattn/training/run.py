@@ -235,6 +235,9 @@ def _fitted(config: RunConfig, dataset: GraphDataset, folder: RunFolder, checkpo
             inference_mode=False,
             default_root_dir=folder.path,
         )
+        num_parameters = sum(weight.numel() for weight in predictor.parameters())
+        model = f"{type(predictor.network).__name__}, {num_parameters:,} parameters"
+        print(dataset, model, sep="\n", file=sys.stderr, flush=True)
         if begun is None or not _stopped_early(begun):
             trainer.fit(module, train_loader, loader("valid"), ckpt_path=checkpoint, weights_only=True)
         best = read_checkpoint(folder.checkpoints / BEST)
@@ -254,7 +257,7 @@ def _fitted(config: RunConfig, dataset: GraphDataset, folder: RunFolder, checkpo
         best_epoch=best["epoch"] + 1,
         num_epochs=last["epoch"] + 1,
         num_steps=last["global_step"],
-        num_parameters=sum(weight.numel() for weight in predictor.parameters()),
+        num_parameters=num_parameters,
         seconds=round(time.monotonic() - started, 1),
     )
     write_json(folder.result, dataclasses.asdict(result))

@@ -43,9 +43,10 @@ def test_a_batch_without_labels_has_predictions_and_no_loss(make_config) -> None
         predictor.loss(batch)
 
 
-def test_a_network_of_yours_trains_resumes_and_is_loaded(make_config) -> None:
+def test_a_network_of_yours_trains_resumes_and_is_loaded(make_config, capsys) -> None:
     config = make_config("--network", "toy_rings:Degrees", "--training.max_epochs", "2")
     whole = train(config)
+    assert f"Degrees, {whole.num_parameters} parameters" in capsys.readouterr().err
     predictor = load_run(whole.folder)
     assert type(predictor.network).__name__ == "Degrees"
     batches = make_loader(load("toy_rings:rings"), "test", predictor.collate, batch_size=4, shuffle=False)
