@@ -97,8 +97,10 @@ def _parser() -> argparse.ArgumentParser:
 
     made = command("tune", tune, "Searches a configuration at random; further --KEY VALUE are those of train.")
     made.add_argument("--config", metavar="NAME|FILE", required=True, help="where the search starts: its trial 0")
-    made.add_argument("--trials", metavar="N", type=int, default=20, help="runs, all that the search may spend")
+    made.add_argument("--trials", metavar="N", type=int, default=20, help="configurations, one run each")
     made.add_argument("--space", metavar="FILE", help="YAML: keys, and lists of values; sizes, lr, dropout if left out")
+    made.add_argument("--finalists", metavar="N", type=int, default=3, help="best trials, trained from more seeds")
+    made.add_argument("--finalist-seeds", metavar="N", type=int, default=3, help="seeds of each; the best mean wins")
     made.add_argument("--out", metavar="DIR", help="folder of the search; one that was stopped goes on")
 
     made = command("evaluate", evaluate, "Scores runs with the official evaluator; several, or seeds, as mean ± std.")
@@ -214,6 +216,7 @@ def tune(options: argparse.Namespace, overrides: list[str]) -> int:
     from graphattn.training.run import require_training
     from graphattn.training.search import DEFAULT_SPACE, read_space
     from graphattn.training.search import tune as search
+    from graphattn.training.seeds import as_text
 
     config = read_config(options.config, overrides)
     space = read_space(options.space) if options.space else DEFAULT_SPACE
@@ -226,12 +229,15 @@ def tune(options: argparse.Namespace, overrides: list[str]) -> int:
 
     def say(trial: Any) -> None:
         values = " ".join(f"--{key} {value}" for key, value in trial.overrides.items()) or "as it stands"
-        result = trial.result
-        found = trial.failure if result is None else f"valid {result.metric} {result.valid:.4f}  {result.seconds:.0f} s"
+        valids = [result.valid for result in trial.results]
+        found = as_text(f"valid {trial.results[0].metric}", valids) if valids else trial.failure
         print(f"trial {trial.number}  {found}  {values}", flush=True)
 
     try:
-        found = search(config, options.trials, folder, space=space, report=say)
+        found = search(
+            config, options.trials, folder,
+            num_finalists=options.finalists, num_seeds=options.finalist_seeds, space=space, report=say,
+        )  # fmt: skip
     except Interrupted as stopped:
         print(f"graphattn: {stopped}; the same command with --out {folder} goes on", file=sys.stderr)
         return 128 + stopped.signal_number

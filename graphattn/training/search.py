@@ -1,4 +1,4 @@
-"""Random search: as many runs as you allow, the same draws for every model, the best one by the valid metric."""
+"""Random search: as many runs as you allow, the same draws for every model, finalists from several seeds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import random
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,17 @@ DEFAULT_SPACE: Mapping[str, Sequence[Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One run of a search."""
+    """One configuration of a search, and its runs."""
 
     number: int
     overrides: dict[str, Any]  # dotted key → value; empty for trial 0
-    result: RunResult | None  # None if the run failed
+    results: list[RunResult]  # one, or one per seed if the trial came into the final; none if the first run failed
     failure: str = ""  # what it said
+
+    @property
+    def valid(self) -> float:
+        """Mean of the valid metric over seeds, NaN if there is none."""
+        return statistics.fmean(result.valid for result in self.results) if self.results else math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +55,7 @@ class SearchResult:
     @property
     def num_epochs(self) -> int:
         """Epochs trained in all trials together: what the search has cost."""
-        return sum(trial.result.num_epochs for trial in self.trials if trial.result is not None)
+        return sum(result.num_epochs for trial in self.trials for result in trial.results)
 
 
 def draw(space: Mapping[str, Sequence[Any]], number: int, seed: int = 0) -> dict[str, Any]:
@@ -73,52 +79,70 @@ def tune(
     num_trials: int,
     folder: str | Path,
     *,
+    num_finalists: int = 3,
+    num_seeds: int = 3,
     space: Mapping[str, Sequence[Any]] = DEFAULT_SPACE,
     search_seed: int = 0,
     report: Callable[[Trial], None] = lambda trial: None,
 ) -> SearchResult:
     """Trains `num_trials` configurations and returns the one with the best valid metric; test labels decide nothing.
 
-    The budget is stated and the same for every model that is searched with the same arguments: `num_trials` runs of at
-    most `config.training.max_epochs` epochs on one seed. Trial 0 is the configuration as it stands, so a search never
-    ends below a good default; the others are drawn by `draw`. Each run has its folder, `trial0`, `trial1`, …; a search
-    that was stopped goes on when it is called again, and one that is finished returns its result again.
+    The best of many trials is lucky as well as good: on small data its valid metric from another seed is that of the
+    others. So the best `num_finalists` trials are trained from `num_seeds` seeds, and the best mean wins.
+
+    The budget is stated and the same for every model that is searched with the same arguments: `num_trials +
+    num_finalists · (num_seeds − 1)` runs of at most `config.training.max_epochs` epochs. Trial 0 is the configuration
+    as it stands, so a search never ends far below a good default; the others are drawn by `draw`. Each run has its
+    folder, `trial0`, `trial1`, …, `trial1-seed2`; a search that was stopped goes on when it is called again, and one
+    that is finished returns its result again.
 
     Args:
-        config: where the search starts; its `network` may be any.
-        num_trials: runs, at least 1. A larger number than last time continues the search.
+        config: where the search starts; its `network` may be any, and its seed is the first one.
+        num_trials: configurations, at least 1. A larger number than last time continues the search.
         folder: of the search: runs, `search.json` with every trial, and `best.yaml`, which
             `graphattn train --config .../best.yaml --seeds 0-9` trains.
+        num_finalists, num_seeds: at least 1; 1 chooses by a single seed.
         space: dotted key of the configuration → values to choose from.
         search_seed: of the draws.
-        report: called with each trial as it ends.
+        report: called with each trial as it ends, and with each finalist again.
 
     Raises:
-        ValueError: for an unknown key (the nearest is suggested), an empty list of values, `num_trials` < 1, a folder
+        ValueError: for an unknown key (the nearest is suggested), an empty list of values, a number below 1, a folder
             that holds another search, or if every trial failed.
-        Interrupted and others: as `train`; trials that are finished stay finished.
+        Interrupted and others: as `train`; runs that are finished stay finished.
 
     A trial whose loss diverges, or whose sizes do not fit together, counts as a trial and is never the best.
     """
     folder = Path(folder).expanduser()
-    _check(config, num_trials, space, folder, search_seed)
-    trials = []
-    for number in range(num_trials):
-        trial = _trial(config, number, draw(space, number, search_seed), folder / f"trial{number}")
-        trials.append(trial)
+    for name, number in (("num_trials", num_trials), ("num_finalists", num_finalists), ("num_seeds", num_seeds)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}. Trial 0 is the configuration itself.")
+    _check(config, space, folder, search_seed)
+    trials: list[Trial] = []
+
+    def write() -> None:
         write_json(folder / "search.json", _record(config, space, search_seed, trials))
-        report(trial)
-    best = _best(trials)
+
+    for number in range(num_trials):
+        trials.append(_trial(config, number, draw(space, number, search_seed), folder))
+        write()
+        report(trials[-1])
+    finalists = _ranked(trials)[:num_finalists]
+    if len(finalists) > 1:  # one alone need not be compared
+        for trial in finalists:
+            of_trial = _overridden(config, trial.overrides)
+            for seed in range(config.seed + 1, config.seed + num_seeds):
+                place = folder / f"trial{trial.number}-seed{seed}"
+                trial.results.append(_run(dataclasses.replace(of_trial, seed=seed), place))
+            write()
+            report(trial)
+    best = _ranked(finalists)[0]
     chosen = _overridden(config, best.overrides)
     write_whole(folder / "best.yaml", as_yaml(chosen).encode())
     return SearchResult(chosen, best, trials, folder)
 
 
-def _check(
-    config: RunConfig, num_trials: int, space: Mapping[str, Sequence[Any]], folder: Path, search_seed: int
-) -> None:
-    if num_trials < 1:
-        raise ValueError(f"num_trials must be at least 1, got {num_trials}. Trial 0 is the configuration itself.")
+def _check(config: RunConfig, space: Mapping[str, Sequence[Any]], folder: Path, search_seed: int) -> None:
     check_keys(space, " in the search space")
     for key, values in space.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
@@ -133,15 +157,17 @@ def _check(
 
 
 def _trial(config: RunConfig, number: int, overrides: dict[str, Any], folder: Path) -> Trial:
-    is_begun = RunFolder(folder).config.is_file()
     try:
-        config = _overridden(config, overrides)
-        result = train(config, resume=folder) if is_begun else train(config, folder=folder)
+        return Trial(number, overrides, [_run(_overridden(config, overrides), folder / f"trial{number}")])
     except ValueError as error:  # a loss that diverged, sizes that do not fit together
         if number == 0:
             raise
-        return Trial(number, overrides, None, str(error))
-    return Trial(number, overrides, result)
+        return Trial(number, overrides, [], str(error))
+
+
+def _run(config: RunConfig, folder: Path) -> RunResult:
+    is_begun = RunFolder(folder).config.is_file()
+    return train(config, resume=folder) if is_begun else train(config, folder=folder)
 
 
 def _overridden(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
@@ -157,18 +183,15 @@ def _overridden(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
     return config.checked()
 
 
-def _best(trials: Sequence[Trial]) -> Trial:
-    ended = [trial for trial in trials if trial.result is not None and not math.isnan(trial.result.valid)]
+def _ranked(trials: Sequence[Trial]) -> list[Trial]:
+    """Returns the trials that have a valid metric, the best one first."""
+    ended = [trial for trial in trials if not math.isnan(trial.valid)]
     if not ended:
         raise ValueError(
             f"none of {len(trials)} trials has a valid metric. The first said: {trials[0].failure or 'NaN'}."
         )
-
-    def rank(trial: Trial) -> float:
-        assert trial.result is not None
-        return trial.result.valid if trial.result.metric in LOWER_IS_BETTER else -trial.result.valid
-
-    return min(ended, key=rank)
+    sign = 1 if ended[0].results[0].metric in LOWER_IS_BETTER else -1
+    return sorted(ended, key=lambda trial: sign * trial.valid)
 
 
 def _record(
