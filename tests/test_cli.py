@@ -73,12 +73,13 @@ def test_tune_prints_each_trial_and_a_file_that_train_takes(tmp_path: Path, caps
     space = tmp_path / "space.yaml"
     space.write_text("training.lr: [1e-4, 1e-2]\n", encoding="utf-8")
     keys = [*TINY, "--training.max_epochs", "1", "--run_root", str(tmp_path)]
-    command = ["tune", "--config", "ogbg-molfreesolv", "--space", str(space), "--trials", "2", *keys]
-    assert main(command) == 0
-    first, second, best, path = capsys.readouterr().out.splitlines()
+    command = ["tune", "--config", "ogbg-molfreesolv", "--space", str(space), "--trials", "2", "--finalist-seeds", "2"]
+    assert main([*command, *keys]) == 0
+    first, second, *final, best, path = capsys.readouterr().out.splitlines()
     assert first.startswith("trial 0  valid rmse ") and first.endswith("as it stands")
     assert second.startswith("trial 1  valid rmse ") and " --training.lr 0.0" in second
-    assert best.startswith("best: trial ") and best.endswith(" of 2, 2 epochs in all")
+    assert len(final) == 2 and all("(2 seeds)" in line for line in final)
+    assert best.startswith("best: trial ") and best.endswith(" of 2, 4 epochs in all")
     assert main(["train", "--config", path, "--seed", "1"]) == 0
     assert "seed 1  valid rmse" in capsys.readouterr().out
 

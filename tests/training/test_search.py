@@ -32,18 +32,40 @@ def test_the_default_space_is_of_keys_and_values_that_a_configuration_takes() ->
 def test_the_best_trial_is_that_with_the_best_valid_metric(make_config, tmp_path: Path) -> None:
     config = make_config("--training.max_epochs", "1")
     seen = []
-    found = tune(config, 3, tmp_path / "search", space=SPACE, report=seen.append)
+    found = tune(config, 3, tmp_path / "search", space=SPACE, num_finalists=1, report=seen.append)
     assert [trial.number for trial in found.trials] == [0, 1, 2] == [trial.number for trial in seen]
-    valids = [trial.result.valid for trial in found.trials]
-    assert found.best_trial.result.valid == min(valids)  # rmse
+    valids = [trial.valid for trial in found.trials]
+    assert found.best_trial.valid == min(valids)  # rmse
     assert len(set(valids)) > 1
-    assert found.num_epochs == 3
+    assert found.num_epochs == 3  # a single finalist need not be compared
     for key, value in found.best_trial.overrides.items():
         group, name = key.split(".")
         assert getattr(getattr(found.best, group), name) == value
     assert read_config(tmp_path / "search" / "best.yaml") == found.best
     stored = json.loads((tmp_path / "search" / "search.json").read_text())
-    assert [trial["result"]["valid"] for trial in stored["trials"]] == valids
+    assert [trial["results"][0]["valid"] for trial in stored["trials"]] == valids
+
+
+def test_finalists_are_compared_by_their_mean_over_seeds(make_config, tmp_path: Path, monkeypatch) -> None:
+    config = make_config("--training.max_epochs", "1", "--seed", "5")
+    lucky = {(0.1, 5): 1.0, (0.1, 6): 9.0, (0.1, 7): 9.0, (0.2, 5): 2.0, (0.2, 6): 2.0, (0.2, 7): 2.0}
+    trained = []
+
+    def pretend(config, *, folder):
+        key = (config.training.lr, config.seed)
+        trained.append(key)
+        folder.mkdir(parents=True)
+        return dataclasses.replace(done, valid=lucky.get(key, 3.0), seed=config.seed, folder=str(folder))
+
+    done = tune(config, 1, tmp_path / "real").best_trial.results[0]
+    monkeypatch.setattr("graphattn.training.search.train", pretend)
+    found = tune(config, 12, tmp_path / "search", space={"training.lr": (0.1, 0.2)}, num_finalists=12, num_seeds=3)
+    assert found.best.training.lr == 0.2 and found.best.seed == 5
+    assert found.best_trial.valid == 2.0 and len(found.best_trial.results) == 3
+    assert len(trained) == 12 * 3
+    few = tune(config, 12, tmp_path / "few", space={"training.lr": (0.1, 0.2)}, num_finalists=2, num_seeds=1)
+    assert few.best.training.lr == 0.1
+    assert [len(trial.results) for trial in few.trials] == [1] * 12
 
 
 def test_trial_0_is_the_configuration_as_it_stands(make_config, tmp_path: Path) -> None:
@@ -54,20 +76,22 @@ def test_trial_0_is_the_configuration_as_it_stands(make_config, tmp_path: Path) 
 
 def test_a_search_for_a_larger_metric_takes_the_largest(make_config, tmp_path: Path) -> None:
     config = make_config("--data.name", "toy_rings:halves", "--training.max_epochs", "1")
-    found = tune(config, 3, tmp_path / "search", space={"training.lr": (1e-5, 5e-2), "model.embed_dim": (4, 16)})
-    assert found.best_trial.result.valid == max(trial.result.valid for trial in found.trials)
+    space = {"training.lr": (1e-5, 5e-2), "model.embed_dim": (4, 16)}
+    found = tune(config, 3, tmp_path / "search", space=space, num_seeds=1)
+    assert found.best_trial.valid == max(trial.valid for trial in found.trials)
 
 
 def test_a_search_goes_on_where_it_stopped(make_config, tmp_path: Path) -> None:
     config = make_config("--training.max_epochs", "1")
-    first = tune(config, 2, tmp_path / "search", space=SPACE)
+    first = tune(config, 2, tmp_path / "search", space=SPACE, num_seeds=2)
     (tmp_path / "search" / "trial1" / "result.json").unlink()  # as if it had been killed before the end
     begun = (tmp_path / "search" / "trial0" / "result.json").stat().st_mtime_ns
-    again = tune(config, 3, tmp_path / "search", space=SPACE)
-    assert [trial.result.valid for trial in again.trials[:2]] == [trial.result.valid for trial in first.trials]
+    again = tune(config, 3, tmp_path / "search", space=SPACE, num_finalists=3, num_seeds=2)
+    assert [trial.valid for trial in again.trials[:2]] == [trial.valid for trial in first.trials]
+    assert [len(trial.results) for trial in again.trials] == [2, 2, 2]
     assert (tmp_path / "search" / "trial0" / "result.json").stat().st_mtime_ns == begun
     moved = dataclasses.replace(config, run_root=str(tmp_path / "elsewhere"))
-    assert len(tune(moved, 2, tmp_path / "search", space=SPACE).trials) == 2
+    assert len(tune(moved, 2, tmp_path / "search", space=SPACE, num_seeds=2).trials) == 2
     with pytest.raises(ValueError, match=r"holds another search: .*space.training.lr \[0.001, 0.03\] \(here \[0.1\]\)"):
         tune(config, 2, tmp_path / "search", space={**SPACE, "training.lr": (0.1,)})
     with pytest.raises(ValueError, match=r"holds another search: config\.seed 0"):
@@ -77,7 +101,7 @@ def test_a_search_goes_on_where_it_stopped(make_config, tmp_path: Path) -> None:
 def test_a_trial_that_fails_counts_and_is_never_the_best(make_config, tmp_path: Path) -> None:
     config = make_config("--training.max_epochs", "1")
     found = tune(config, 2, tmp_path / "search", space={"model.num_heads": (3,)})  # embed_dim 8 has no 3 heads
-    assert found.trials[1].result is None and "num_heads" in found.trials[1].failure
+    assert not found.trials[1].results and "num_heads" in found.trials[1].failure
     assert found.best == config
     broken = dataclasses.replace(config, model=dataclasses.replace(config.model, num_heads=3))
     with pytest.raises(ValueError, match="num_heads"):
@@ -88,6 +112,10 @@ def test_bad_searches_are_refused_before_anything_is_trained(make_config, tmp_pa
     config, folder = make_config(), tmp_path / "search"
     with pytest.raises(ValueError, match="num_trials must be at least 1, got 0"):
         tune(config, 0, folder)
+    with pytest.raises(ValueError, match="num_finalists must be at least 1, got 0"):
+        tune(config, 1, folder, num_finalists=0)
+    with pytest.raises(ValueError, match="num_seeds must be at least 1, got 0"):
+        tune(config, 1, folder, num_seeds=0)
     with pytest.raises(ValueError, match=r"key 'model.embed_dims' in the search space.*model.embed_dim'"):
         tune(config, 1, folder, space={"model.embed_dims": (8,)})
     for values in ((), "abc", 3):
