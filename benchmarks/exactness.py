@@ -97,6 +97,14 @@ def random_call(graph: AttentionGraph, generator: torch.Generator) -> tuple[dict
         tensors["edge_key_weight"] = normal(NUM_HEADS, head_dim, 3)
         if flip():
             tensors["edge_value_weight"] = normal(NUM_HEADS, value_dim, 3)
+    per_edge = [name for name in ("edge_bias", "edge_gate", "edge_attr") if name in tensors]
+    if per_edge and edges and flip():
+        number = 1 + int(torch.randint(80, (), generator=generator))  # some more than fused takes as types
+        others["edge_type"] = torch.randint(number, (edges,), generator=generator)
+        for name in per_edge:
+            tensors[name] = normal(number, *tensors[name].shape[1:])
+        if "edge_bias" in tensors and flip():
+            tensors["edge_bias"][0] = -torch.inf
     if flip():
         others["logit_clip"] = 0.7
     if flip():

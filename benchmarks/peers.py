@@ -1,5 +1,7 @@
 """PyG's attention in our graph transformer: the same batches, encoders and readout around `TransformerConv`, `GPSConv`.
 
+PyG knows no types of edges, so batches come without them, and every edge has its own features.
+
 `TransformerConvAttention` computes the very function of our layer (with edge terms "key" and "value" that share their
 weights), so it can take a layer's place and weights. `GPSNetwork` computes another function: its blocks pass messages
 along bonds and attend over all nodes of a molecule, without virtual nodes.
@@ -42,7 +44,7 @@ class TransformerConvAttention(nn.Module):
         self.conv.lin_edge.load_state_dict({"weight": key_weight.flatten(0, 1)})
         self.out_proj = copy.deepcopy(attention.out_proj)
 
-    def forward(self, x: Tensor, graph: AttentionGraph, *, edge_attr: Tensor) -> Tensor:
+    def forward(self, x: Tensor, graph: AttentionGraph, *, edge_attr: Tensor, edge_type: None = None) -> Tensor:
         return self.out_proj(self.conv(x, graph.edge_index, edge_attr))
 
 

@@ -107,9 +107,10 @@ def make_predictor(case: Case, contender: str, **model: object) -> GraphPredicto
     return predictor
 
 
-def make_batch(case: Case, predictor: GraphPredictor, batch_size: int) -> GraphBatch:
+def make_batch(case: Case, predictor: GraphPredictor, batch_size: int, is_ours: bool) -> GraphBatch:
     """Returns the first batch of the train split: the same molecules for every contender."""
-    return next(iter(make_loader(dataset_of(case), "train", predictor.collate, batch_size=batch_size)))
+    batch = next(iter(make_loader(dataset_of(case), "train", predictor.collate, batch_size=batch_size)))
+    return batch if is_ours else batch.without_types()
 
 
 def check(case: Case) -> None:
@@ -118,10 +119,13 @@ def check(case: Case) -> None:
     assert isinstance(predictor.network, GraphTransformer)
     for block in predictor.network.blocks:  # lin_edge of TransformerConv serves keys and values
         block.attention.edge.edge_value_weight = block.attention.edge.edge_key_weight
-    batch = make_batch(case, predictor, CHECKED_GRAPHS)
-    batch = dataclasses.replace(batch, y=batch.y.double())
+    typed = make_batch(case, predictor, CHECKED_GRAPHS, is_ours=True)
+    typed = dataclasses.replace(typed, y=typed.y.double())
     results = {}
-    for name, network in (("ours", predictor.network), ("theirs", with_transformer_conv(predictor.network))):
+    for name, network, batch in (
+        ("ours", predictor.network, typed),
+        ("theirs", with_transformer_conv(predictor.network), typed.without_types()),
+    ):
         network.zero_grad()
         out = network(batch)
         predictor.objective(out, batch.y).backward()
@@ -134,7 +138,7 @@ def check(case: Case) -> None:
             raise SystemExit(f"{case}: TransformerConv differs from ours in {what} by {gap:.2g}; not timed")
 
     gps = make_predictor(case, "GPSConv")
-    batch = make_batch(case, gps, CHECKED_GRAPHS)
+    batch = make_batch(case, gps, CHECKED_GRAPHS, is_ours=False)
     out = gps.network(batch)
     gps.objective(out, batch.y).backward()
     assert out.shape == batch.y.shape
@@ -146,7 +150,7 @@ def measure_memory(contender: str, cases: list[str]) -> None:
     for name in cases:
         case = CASES[name]
         predictor = make_predictor(case, contender)
-        step = Step(predictor, make_batch(case, predictor, case.batch_size))
+        step = Step(predictor, make_batch(case, predictor, case.batch_size, is_ours=contender in TERMS))
         step()  # loads kernels, makes the optimizer's state
         step.optimizer.zero_grad()
         print(name, added_peak(step))
@@ -186,7 +190,7 @@ def main() -> None:
         case = CASES[name]
         predictors = {contender: make_predictor(case, contender) for contender in CONTENDERS}
         steps = {
-            contender: Step(predictor, make_batch(case, predictor, case.batch_size))
+            contender: Step(predictor, make_batch(case, predictor, case.batch_size, is_ours=contender in TERMS))
             for contender, predictor in predictors.items()
         }
         times = interleaved(steps, rounds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Bonds", "Edges", "Expander", "Full", "GraphBatch", "GraphCollate", "Hops", "VirtualNodes", "parse_edges"]
 
 LEVELS = ("graph", "node")
+MAX_TYPES = 64  # of edges; with more it is cheaper to give every edge its features
+MAX_CODES = 2**16  # combinations of kinds, bond features and distances that are looked through for types
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,8 @@ class GraphBatch:
     graph: AttentionGraph  # with its plan; src_ptr tells the graphs apart
     edge_attr: Tensor | None  # [num_bonds, num_edge_features], features of the bonds
     bond: Tensor | None  # [num_edges] int64: row of edge_attr, −1 where the edge is no bond
+    edge_type: Tensor | None  # [num_edges] int64: edges of one type have the same kinds, bond features and distance
+    type_edge: Tensor | None  # [num_types] int64: an edge of each type; None, as edge_type, if there are many types
     distance: Tensor | None  # [num_edges] int64: bonds between the two ends, max_hops + 1 beyond, −1 at virtual nodes
     positions: Tensor | None  # [num_nodes, num_walks + num_eigenvectors], zeros for virtual nodes
     y: Tensor | None  # float32 [num_graphs (or num_data_nodes), num_tasks], NaN where unlabelled
@@ -42,6 +46,10 @@ class GraphBatch:
     @property
     def num_graphs(self) -> int:
         return self.index.shape[0]
+
+    def without_types(self) -> GraphBatch:
+        """Returns the batch with features for each edge: call it before you change bonds' features or distances."""
+        return replace(self, edge_type=None, type_edge=None)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> GraphBatch:
         """Returns the batch, its graph and the graph's plan on another device."""
@@ -146,6 +154,9 @@ class GraphCollate:
             distance = distance.masked_fill((virtual[src] > 0) | (virtual[dst] > 0), -1)
         if bond is not None or distance is not None:
             graph = graph.enumerate()
+        edge_type, type_edge = None, None
+        if bond is not None:
+            edge_type, type_edge = edge_types(graph.edge_kind, edge_attr, bond, distance)
         graph.plan()
         return GraphBatch(
             x=_spread(x, node, num_nodes),
@@ -155,6 +166,8 @@ class GraphCollate:
             graph=graph,
             edge_attr=edge_attr,
             bond=bond,
+            edge_type=edge_type,
+            type_edge=type_edge,
             distance=distance,
             positions=self._positions(graph_of_data, node, num_nodes),
             y=_labels(records, self.level),
@@ -179,6 +192,42 @@ class GraphCollate:
             return None
         columns = [random_walk_positions(graph, self.num_walks), laplacian_positions(graph, self.num_eigenvectors)]
         return _spread(torch.cat(columns, 1), node, num_nodes)
+
+
+def edge_types(
+    edge_kind: Tensor | None, edge_attr: Tensor | None, bond: Tensor, distance: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Numbers the edges so that those of one number have the same kinds, bond features and distance.
+
+    Args:
+        edge_kind, bond, distance: [num_edges], as in `GraphBatch`.
+        edge_attr: [num_bonds, num_edge_features].
+
+    Returns:
+        edge_type [num_edges] and type_edge [num_types], the first edge of each; None and None if features of bonds are
+        no categories, or there are more than `MAX_TYPES` types.
+    """
+    code, num_codes = torch.zeros_like(bond), 1
+    columns = [] if edge_attr is None or not edge_attr.shape[0] else list(edge_attr.unbind(1))
+    if any(column.is_floating_point() for column in columns):
+        return None, None
+    of_bond = [torch.where(bond < 0, 0, column[bond] + 1) for column in columns]
+    others = [edge_kind, None if distance is None else distance + 1]
+    for values in [*of_bond, *(each.long() for each in others if each is not None)]:
+        if not values.numel():
+            return None, None
+        low, high = (int(bound) for bound in values.aminmax())
+        num_codes *= high + 1
+        if low < 0 or num_codes > MAX_CODES:
+            return None, None
+        code = code * (high + 1) + values
+    edge = torch.arange(bond.numel())
+    first = torch.full((num_codes,), bond.numel()).scatter_reduce_(0, code, edge, "amin")
+    type_edge = first[first < bond.numel()]
+    if type_edge.numel() > MAX_TYPES:
+        return None, None
+    number = torch.cumsum(first < bond.numel(), 0) - 1
+    return number[code], type_edge
 
 
 class _Record(NamedTuple):

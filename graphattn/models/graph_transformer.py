@@ -195,7 +195,7 @@ class GraphTransformer(nn.Module):
         h = self.embed(batch)
         edge_attr = self.edge_encoder(batch) if self.edge_encoder is not None else None
         for block in self.blocks:
-            h = block(h, batch.graph, edge_attr)
+            h = block(h, batch.graph, edge_attr, batch.edge_type)
         return self.head(self.read_out(self.norm(h), batch))
 
     def embed(self, batch: GraphBatch) -> Tensor:
@@ -266,8 +266,11 @@ class Block(nn.Module):
         )
         self.dropout = FeatureDropout(config.dropout_p)
 
-    def forward(self, h: Tensor, graph: AttentionGraph, edge_attr: Tensor | None) -> Tensor:
-        h = h + self.dropout(self.attention(self.attention_norm(h), graph, edge_attr=edge_attr))
+    def forward(
+        self, h: Tensor, graph: AttentionGraph, edge_attr: Tensor | None, edge_type: Tensor | None = None
+    ) -> Tensor:
+        edge_type = None if edge_attr is None else edge_type
+        h = h + self.dropout(self.attention(self.attention_norm(h), graph, edge_attr=edge_attr, edge_type=edge_type))
         return h + self.dropout(self.ffn(self.ffn_norm(h)))
 
 
@@ -281,23 +284,35 @@ class EdgeEncoder(nn.Module):
         self.distance = DistanceEncoder(config.max_hops, config.edge_dim) if config.max_hops else None
 
     def forward(self, batch: GraphBatch) -> Tensor:
-        """Returns [num_edges, edge_dim]."""
-        edge = self.kind(batch.graph.edge_kind, batch.graph.kinds)
+        """Returns [num_edges, edge_dim], or [num_types, edge_dim] where the batch tells types apart."""
+        one = batch.type_edge if batch.edge_type is not None else None  # an edge of each type
+        kind, bond, distance = (
+            values if one is None or values is None else values[one]
+            for values in (batch.graph.edge_kind, batch.bond, batch.distance)
+        )
+        edge = self.kind(kind, batch.graph.kinds)
         if self.bond is not None:
-            if batch.edge_attr is None or batch.bond is None:
+            if batch.edge_attr is None or bond is None:
                 raise ValueError(
                     "this model reads features of bonds, the batch has none. Set edge_features of GraphCollate, or "
                     "bond_dims=0 where the data have no edge_attr."
                 )
             if batch.edge_attr.shape[0]:
-                bonds = functional.pad(self.bond(batch.edge_attr), (0, 0, 0, 1))  # zeros for an edge that is no bond,
-                row = torch.where(batch.bond < 0, batch.edge_attr.shape[0], batch.bond)  # and no gradient summed there
-                edge = edge + functional.embedding(row, bonds, padding_idx=bonds.shape[0] - 1)
+                edge = edge + self._of_bonds(batch.edge_attr, bond, is_listed=one is None)
         if self.distance is not None:
-            if batch.distance is None:
+            if distance is None:
                 raise ValueError("this model reads hop distances, the batch has none. Set max_hops of GraphCollate.")
-            edge = edge + self.distance(batch.distance)
+            edge = edge + self.distance(distance)
         return edge
+
+    def _of_bonds(self, edge_attr: Tensor, bond: Tensor, is_listed: bool) -> Tensor:
+        """Encodes the bonds that edges are, zeros for an edge that is no bond."""
+        assert self.bond is not None
+        if not is_listed:  # few rows: encode these alone
+            return self.bond(edge_attr[bond.clamp(min=0)]).masked_fill((bond < 0)[:, None], 0.0)
+        bonds = functional.pad(self.bond(edge_attr), (0, 0, 0, 1))
+        row = torch.where(bond < 0, edge_attr.shape[0], bond)
+        return functional.embedding(row, bonds, padding_idx=bonds.shape[0] - 1)  # no gradient is summed in the padding
 
 
 def _encoder(dims: tuple[int, ...] | int, embed_dim: int) -> nn.Module:

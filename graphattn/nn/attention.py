@@ -121,6 +121,7 @@ class GraphAttention(nn.Module):
         *,
         source: Tensor | None = None,
         edge_attr: Tensor | None = None,
+        edge_type: Tensor | None = None,
         head_gate: Tensor | None = None,
     ) -> Tensor:
         """Mixes node features along the edges of `graph`.
@@ -130,6 +131,8 @@ class GraphAttention(nn.Module):
             graph: who may look at whom; square unless `source` is given.
             source: [num_src_nodes, source_dim] for cross attention; None means x.
             edge_attr: [graph.num_edges, edge_dim] in the graph's edge order; needs the edge seat.
+            edge_type: int64 [graph.num_edges]; edge_attr is then [num_types, edge_dim], and edge e has the features of
+                row edge_type[e]. Far cheaper where edges are of a few kinds, as bonds are.
             head_gate: [num_heads], multiplied into each head's output.
 
         Returns:
@@ -146,6 +149,8 @@ class GraphAttention(nn.Module):
         source = x if source is None else source
         terms: dict[str, Any] = {}
         if self.select is not None:
+            if edge_attr is not None and edge_type is not None:
+                edge_attr, edge_type = edge_attr[edge_type], None  # a selection may add a bias of every edge
             graph, source, edge_attr, terms["edge_bias"] = self._selected(x, graph, source, edge_attr)
         if self.edge is not None:
             of_edges = self.edge(edge_attr)
@@ -153,6 +158,8 @@ class GraphAttention(nn.Module):
             if bias is not None and of_edges["edge_bias"] is not None:
                 of_edges["edge_bias"] = of_edges["edge_bias"] + (bias if bias.dim() == 2 else bias[:, None])
             terms |= {name: term for name, term in of_edges.items() if term is not None}
+            if edge_type is not None:
+                terms["edge_type"] = edge_type
         query, key = self.score(x, source)
         # [num_src_nodes, num_key_heads, head_dim]
         value = self.value_proj(source).unflatten(-1, (self.num_key_heads, -1))

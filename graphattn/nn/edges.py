@@ -57,7 +57,7 @@ class _EdgeTerms(nn.Module):
                 nn.init.xavier_uniform_(weight.view(-1, spec.edge_dim))
 
     def forward(self, edge_attr: Tensor) -> dict[str, Tensor | None]:
-        """Returns the per-edge arguments of `graph_attention`."""
+        """Returns the per-edge arguments of `graph_attention`, a row for each row of edge_attr."""
         if edge_attr.dim() != 2 or edge_attr.shape[1] != self.edge_dim:
             raise ValueError(
                 f"edge_attr must have shape [num_edges, {self.edge_dim}], got {list(edge_attr.shape)}. "

@@ -20,6 +20,7 @@ class Terms(NamedTuple):
     edge_attr: Tensor | None = None  # [num_edges, edge_dim]
     edge_key_weight: Tensor | None = None  # [num_heads, head_dim, edge_dim]
     edge_value_weight: Tensor | None = None  # [num_heads, value_dim, edge_dim]
+    edge_type: Tensor | None = None  # [num_edges]; the per-edge tensors have a row per type, not per edge
     logit_clip: float | None = None
     dropout_p: float = 0.0
     seed: Tensor | None = None
@@ -28,6 +29,21 @@ class Terms(NamedTuple):
     def reads_edges(self) -> bool:
         """Whether something is told per edge, so that positions of edges matter."""
         return self.dropout_p > 0 or any(x is not None for x in (self.edge_bias, self.edge_gate, self.edge_attr))
+
+    def listed(self) -> "Terms":
+        """Returns the same with a row for every edge, whatever its type."""
+        if self.edge_type is None:
+            return self
+
+        def of_edges(table: Tensor | None) -> Tensor | None:
+            return None if table is None or self.edge_type is None else table.index_select(0, self.edge_type)
+
+        return self._replace(
+            edge_type=None,
+            edge_bias=of_edges(self.edge_bias),
+            edge_gate=of_edges(self.edge_gate),
+            edge_attr=of_edges(self.edge_attr),
+        )
 
 
 def check_features(query: Tensor, key: Tensor, value: Tensor, graph: AttentionGraph) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,6 +118,7 @@ def check_terms(
     edge_attr: Tensor | None = None,
     edge_key_weight: Tensor | None = None,
     edge_value_weight: Tensor | None = None,
+    edge_type: Tensor | None = None,
     scale: float | None = None,
     logit_clip: float | None = None,
     dropout_p: float = 0.0,
@@ -110,10 +127,11 @@ def check_terms(
     """Returns the optional arguments in one form, in the dtype they are computed in, or raises."""
     num_heads, head_dim = query.shape[1:]
     compute = torch.float32 if query.dtype in HALF else query.dtype
+    rows = _edge_rows(graph, query, edge_type, (edge_bias, edge_gate, edge_attr))
     per_edge = {}
     for name, tensor in (("edge_bias", edge_bias), ("edge_gate", edge_gate)):
         if tensor is not None:
-            _check_edge_tensor(name, tensor, graph, query)
+            _check_edge_tensor(name, tensor, rows, query)
             if tensor.dim() > 2 or (tensor.dim() == 2 and tensor.shape[1] not in (1, num_heads)):
                 raise ValueError(
                     f"{name} must have shape [num_edges], [num_edges, 1] or [num_edges, num_heads] with num_heads = "
@@ -121,7 +139,7 @@ def check_terms(
                 )
             per_edge[name] = (tensor if tensor.dim() == 2 else tensor[:, None]).to(compute)
     if edge_attr is not None:
-        _check_edge_tensor("edge_attr", edge_attr, graph, query)
+        _check_edge_tensor("edge_attr", edge_attr, rows, query)
         if edge_attr.dim() != 2:
             raise ValueError(
                 f"edge_attr must have shape [num_edges, edge_dim], got {list(edge_attr.shape)}. "
@@ -164,6 +182,7 @@ def check_terms(
         edge_attr=edge_attr,
         edge_key_weight=None if edge_key_weight is None else edge_key_weight.to(compute),
         edge_value_weight=None if edge_value_weight is None else edge_value_weight.to(compute),
+        edge_type=edge_type,
         logit_clip=None if logit_clip is None else float(logit_clip),
         dropout_p=float(dropout_p),
         seed=seed if dropout_p > 0 else None,
@@ -183,14 +202,46 @@ def check_head_gate(head_gate: Tensor, query: Tensor) -> Tensor:
     return head_gate
 
 
-def _check_edge_tensor(name: str, tensor: Tensor, graph: AttentionGraph, query: Tensor) -> None:
+class _Rows(NamedTuple):
+    """How many rows per-edge arguments have, and what these are."""
+
+    number: int
+    name: str
+    advice: str
+
+
+def _edge_rows(
+    graph: AttentionGraph, query: Tensor, edge_type: Tensor | None, per_edge: tuple[Tensor | None, ...]
+) -> _Rows:
+    """Returns the rows that per-edge arguments must have: one per edge, or one per type."""
     # the plan's size is a symbol while compiling, the graph's a number
     num_edges = graph.num_edges if graph.blocks is not None else graph.plan().src.shape[0]
-    if tensor.dim() < 1 or tensor.shape[0] != num_edges:
-        raise ValueError(
-            f"{name} must have num_edges = {num_edges} rows, got shape {list(tensor.shape)}. "
+    if edge_type is None:
+        return _Rows(
+            num_edges,
+            "num_edges",
             "Per-edge arguments follow graph.edge_index (target, then source): from_edge_index returns the order, "
-            "graph.align carries values from another graph."
+            "graph.align carries values from another graph.",
+        )
+    given = [tensor for tensor in per_edge if tensor is not None]
+    if not given:
+        raise ValueError(
+            "edge_type needs an edge_bias, edge_gate or edge_attr, got none. Pass one with a row for each type."
+        )
+    if edge_type.dtype != torch.int64 or edge_type.dim() != 1 or edge_type.shape[0] != num_edges:
+        raise ValueError(
+            f"edge_type must be int64 [num_edges] = [{num_edges}], got {edge_type.dtype} {list(edge_type.shape)}. "
+            "It says which row of the per-edge arguments is an edge's own."
+        )
+    _check_device("edge_type", edge_type, query)
+    number = given[0].shape[0] if given[0].dim() else 0
+    return _Rows(number, "num_types", "With edge_type, per-edge arguments have a row per type, all as many.")
+
+
+def _check_edge_tensor(name: str, tensor: Tensor, rows: _Rows, query: Tensor) -> None:
+    if tensor.dim() < 1 or tensor.shape[0] != rows.number:
+        raise ValueError(
+            f"{name} must have {rows.name} = {rows.number} rows, got shape {list(tensor.shape)}. {rows.advice}"
         )
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must have a floating dtype, got {tensor.dtype}. Call {name}.to(query.dtype).")

@@ -30,6 +30,8 @@ COSTS = {
     "fused": Cost(fixed=708, weight=8011, work=140),
 }
 MAX_DENSE_PAIRS = 2**26  # per head; the specification holds several such arrays
+# Up to this many types of edges, numbers per target, head and type take less than features of every edge.
+MAX_TYPES = 64
 
 
 class Sizes(NamedTuple):
@@ -129,9 +131,14 @@ def run_attention(
     if dtype in HALF and (impl != "fused" or terms.edge_value_weight is not None):
         query, key, value = query.float(), key.float(), value.float()
     with _full_precision(query.device):
+        if impl == "fused" and _has_few_types(terms):
+            out, lse = _run_typed(query, key, value, graph, terms)
+            return out.to(dtype), lse
+        terms = terms.listed()
         if impl == "dense":
             plan = graph.enumerate().plan()
-            out, dense_lse = dense.attention(query, key, value, plan, **terms._asdict())
+            given = {name: term for name, term in terms._asdict().items() if name != "edge_type"}
+            out, dense_lse = dense.attention(query, key, value, plan, **given)
             return out.to(dtype), dense_lse
         out, out_attr, lse = _run_folded(impl, query, key, value, graph, terms, needs_lse)
         if terms.edge_value_weight is not None and out_attr is not None:  # Σ w (W a) = W Σ w a, on the nodes
@@ -141,7 +148,7 @@ def run_attention(
 
 def run_logits(impl: str, query: Tensor, key: Tensor, graph: AttentionGraph, terms: Terms) -> Tensor:
     """Returns the logits of every listed edge, [num_edges, num_heads], clipped and biased, in the computing dtype."""
-    plan = graph.enumerate().plan()
+    plan, terms = graph.enumerate().plan(), terms.listed()
     if query.dtype in HALF:
         query, key = query.float(), key.float()
     with _full_precision(query.device):
@@ -196,6 +203,56 @@ def _run_folded(
         if not plan.buckets:
             return rest
     return blocks.attention(query, key, value, plan, rest=rest, needs_lse=needs_lse, **shared, **per_edge)
+
+
+def _has_few_types(terms: Terms) -> bool:
+    """Whether numbers per target, head and type can stand for what edges are given: a gate alone gains nothing."""
+    tables = terms.edge_attr, terms.edge_bias
+    rows = next((table.shape[0] for table in tables if table is not None), MAX_TYPES + 1)
+    return terms.edge_type is not None and rows <= MAX_TYPES
+
+
+def _run_typed(
+    query: Tensor, key: Tensor, value: Tensor, graph: AttentionGraph, terms: Terms
+) -> tuple[Tensor, Tensor | None]:
+    """Runs fused over types of edges: what a type adds to a logit is a number per target and head, and values gather
+    the sum of its weights: Σ_e w_e W a_e = Σ_t (Σ_{e of type t} w_e) W a_t."""
+    table, bias, key_weight, value_weight = (
+        terms.edge_attr, terms.edge_bias, terms.edge_key_weight, terms.edge_value_weight
+    )  # fmt: skip
+    query_attr = None
+    wide = query.float() if query.dtype in HALF else query
+    if key_weight is not None:
+        assert table is not None
+        of_types = torch.einsum("hda,ya->hdy", key_weight, table)
+        query_attr = torch.bmm(wide.transpose(0, 1), of_types).transpose(0, 1)  # [num_dst_nodes, num_heads, num_types]
+    edge_bias = None
+    if bias is not None and (terms.logit_clip is not None or terms.scale == 0):
+        edge_bias = terms.listed().edge_bias  # added after the clip, so each edge needs its own
+    elif bias is not None:
+        added = (bias / terms.scale).t().expand(query.shape[1], -1)
+        query_attr = added.expand(query.shape[0], -1, -1) if query_attr is None else query_attr + added
+    if query_attr is None:
+        rows = (table if table is not None else bias).shape[0]  # type: ignore[union-attr]
+        query_attr = wide.new_zeros(*query.shape[:2], rows)
+    plan = graph.enumerate().plan()
+    out, type_weight, lse = fused.attention(
+        query, key, value, plan,
+        query_attr=query_attr,
+        edge_type=terms.edge_type,
+        edge_bias=edge_bias,
+        edge_gate=None if terms.edge_gate is None else terms.listed().edge_gate,
+        head_mask=plan.head_mask,
+        scale=terms.scale,
+        logit_clip=terms.logit_clip,
+        dropout_p=terms.dropout_p,
+        seed=terms.seed,
+    )  # fmt: skip
+    if value_weight is not None:
+        assert table is not None and type_weight is not None
+        of_types = torch.einsum("hda,ya->hyd", value_weight, table)
+        out = out + torch.bmm(type_weight.transpose(0, 1), of_types).transpose(0, 1)
+    return out, lse
 
 
 def _query_attr(query: Tensor, terms: Terms) -> Tensor | None:

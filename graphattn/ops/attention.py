@@ -5,7 +5,7 @@ Which mechanism needs which argument (the seats of `graphattn.nn`, and the paper
 | mechanism | what it uses here |
 |---|---|
 | scaled dot product, windows, BigBird, Longformer | `query`, `key`, `value`, the graph |
-| Graphormer, hop distances, kinds of edges | `edge_bias`; a table per kind is `table[edge_kind]` |
+| Graphormer, T5, hop distances, kinds of edges | `edge_bias` and others as tables with a row per `edge_type` |
 | EGT | `logit_clip`, `edge_bias`, `edge_gate`; `edge_logits` for the edge state, `segment_sum` of gates for degrees |
 | PyG `TransformerConv`, weather models | `edge_attr` with `edge_key_weight` and `edge_value_weight` (shared by heads) |
 | SSA, subsampled sources | a block of the graph, `compact_sources`; rectangular `query` × `key` |
@@ -50,6 +50,7 @@ def graph_attention(
     edge_attr: Tensor | None = None,
     edge_key_weight: Tensor | None = None,
     edge_value_weight: Tensor | None = None,
+    edge_type: Tensor | None = None,
     scale: float | None = None,
     logit_clip: float | None = None,
     dropout_p: float = 0.0,
@@ -75,6 +76,9 @@ def graph_attention(
         edge_attr: [num_edges, edge_dim], features shared by heads.
         edge_key_weight: [num_heads, head_dim, edge_dim], maps edge_attr to keys.
         edge_value_weight: [num_heads, value_dim, edge_dim], maps edge_attr to values.
+        edge_type: int64 [num_edges]; edge_bias, edge_gate and edge_attr then have one row per type, and edge e reads
+            row edge_type[e] of each. Few types are far cheaper than as many rows as edges: a bias by distance or by
+            kind is `edge_bias=table, edge_type=distance`.
         scale: multiplies the dot product; None means 1 / sqrt(head_dim).
         logit_clip: limits the scaled dot product to [−logit_clip, logit_clip], before the bias.
         dropout_p: probability of dropping a weight; kept ones are divided by 1 − dropout_p.
@@ -108,6 +112,7 @@ def graph_attention(
         edge_attr=edge_attr,
         edge_key_weight=edge_key_weight,
         edge_value_weight=edge_value_weight,
+        edge_type=edge_type,
         scale=scale,
         logit_clip=logit_clip,
         dropout_p=dropout_p,
@@ -130,6 +135,7 @@ def attention_with_lse(
     edge_attr: Tensor | None = None,
     edge_key_weight: Tensor | None = None,
     edge_value_weight: Tensor | None = None,
+    edge_type: Tensor | None = None,
     scale: float | None = None,
     logit_clip: float | None = None,
     dropout_p: float = 0.0,
@@ -163,6 +169,7 @@ def attention_with_lse(
         edge_attr=edge_attr,
         edge_key_weight=edge_key_weight,
         edge_value_weight=edge_value_weight,
+        edge_type=edge_type,
         scale=scale,
         logit_clip=logit_clip,
         dropout_p=dropout_p,
@@ -182,6 +189,7 @@ def attention_weights(
     edge_bias: Tensor | None = None,
     edge_attr: Tensor | None = None,
     edge_key_weight: Tensor | None = None,
+    edge_type: Tensor | None = None,
     scale: float | None = None,
     logit_clip: float | None = None,
     impl: str = "auto",
@@ -209,6 +217,7 @@ def attention_weights(
         edge_bias=edge_bias,
         edge_attr=edge_attr,
         edge_key_weight=edge_key_weight,
+        edge_type=edge_type,
         scale=scale,
         logit_clip=logit_clip,
     )
@@ -226,6 +235,7 @@ def edge_logits(
     edge_bias: Tensor | None = None,
     edge_attr: Tensor | None = None,
     edge_key_weight: Tensor | None = None,
+    edge_type: Tensor | None = None,
     scale: float | None = None,
     logit_clip: float | None = None,
     impl: str = "auto",
@@ -252,6 +262,7 @@ def edge_logits(
         edge_bias=edge_bias,
         edge_attr=edge_attr,
         edge_key_weight=edge_key_weight,
+        edge_type=edge_type,
         scale=scale,
         logit_clip=logit_clip,
     )

@@ -7,8 +7,8 @@ import torch
 IMPLEMENTATIONS = ("dense", "scatter", "blocks", "fused")
 
 ARGUMENTS = (
-    "edge_bias", "edge_gate", "head_gate", "edge_attr", "edge_key_weight", "edge_value_weight", "logit_clip",
-    "dropout_p", "head_mask", "grouped_heads", "lse", "double_backward",
+    "edge_bias", "edge_gate", "head_gate", "edge_attr", "edge_key_weight", "edge_value_weight", "edge_type",
+    "logit_clip", "dropout_p", "head_mask", "grouped_heads", "lse", "double_backward",
 )  # fmt: skip
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

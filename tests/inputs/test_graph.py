@@ -93,6 +93,35 @@ def test_distances_count_bonds_and_are_told_apart_from_those_to_virtual_nodes() 
             assert distance == min(between, 4)
 
 
+@pytest.mark.parametrize("line", ["bonds", "bonds | full | virtual(1)", "full", "hops(2) | expander(2) | virtual(1)"])
+def test_edges_of_one_type_are_alike_and_edges_of_two_types_differ(line: str) -> None:
+    batch = GraphCollate(parse_edges(line), max_hops=2)(RECORDS)
+    assert batch.bond is not None and batch.edge_attr is not None and batch.distance is not None
+    assert batch.edge_type is not None and batch.type_edge is not None
+    features = [
+        (int(kind), tuple(batch.edge_attr[bond].tolist()) if bond >= 0 else None, int(distance))
+        for kind, bond, distance in zip(batch.graph.edge_kind, batch.bond.tolist(), batch.distance, strict=True)
+    ]
+    assert len(set(features)) == batch.type_edge.numel()
+    assert len(set(zip(features, batch.edge_type.tolist()))) == batch.type_edge.numel()
+    assert torch.equal(batch.edge_type[batch.type_edge], torch.arange(batch.type_edge.numel()))
+
+
+def test_many_types_and_features_that_are_numbers_are_given_edge_by_edge() -> None:
+    numbers = [molecule(11, 1).clone(), molecule(7, 3).clone()]
+    for record in numbers:
+        record.edge_attr = record.edge_attr.double()
+    many = molecule(11, 1).clone()
+    many.edge_attr = torch.arange(many.edge_attr.numel()).view_as(many.edge_attr)
+    for records in (numbers, [many] * 9):
+        batch = GraphCollate((Bonds(),))(records)
+        assert (batch.edge_type is None) == (batch.type_edge is None)
+        assert batch.edge_type is None or batch.type_edge.numel() <= 64
+    assert GraphCollate((Bonds(),))(numbers).edge_type is None
+    many.edge_attr[:, 0] += 2**20
+    assert GraphCollate((Bonds(),))([many]).edge_type is None
+
+
 def test_positions_are_those_of_the_bonds_alone_whatever_the_virtual_nodes() -> None:
     batch = EVERYTHING(RECORDS)
     assert batch.positions is not None and batch.positions.shape == (42, 8)

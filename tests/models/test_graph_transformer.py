@@ -51,7 +51,7 @@ def test_every_parameter_receives_a_gradient(norm: str, readout: str) -> None:
 
 @pytest.mark.parametrize("terms", [("key",), ("value",), ("bias",), ("gate",)])
 def test_bonds_and_kinds_and_distances_enter_by_every_edge_term(terms: tuple[str, ...]) -> None:
-    model, batch = model_of(edge_terms=terms), LOCAL_AND_GLOBAL(RECORDS)
+    model, batch = model_of(edge_terms=terms), LOCAL_AND_GLOBAL(RECORDS).without_types()
     assert batch.edge_attr is not None and batch.distance is not None
     out = model(batch)
     other_bonds = replace(batch, edge_attr=(batch.edge_attr + 1) % 2)
@@ -63,8 +63,23 @@ def test_bonds_and_kinds_and_distances_enter_by_every_edge_term(terms: tuple[str
     assert float((model(batch) - out)[0].abs().max().detach()) > 1e-6
 
 
+@pytest.mark.parametrize("line", ["bonds | full | virtual(2)", "bonds", "full | virtual(1)"])
+def test_types_of_edges_change_neither_output_nor_gradient(line: str) -> None:
+    collate = GraphCollate(parse_edges(line), max_hops=2)
+    model, batch = model_of(collate, edge_terms=("key", "value", "bias", "gate"), dropout_p=0.0), collate(RECORDS)
+    assert batch.type_edge is not None and batch.type_edge.numel() < batch.graph.num_edges / 2
+    results = []
+    for each in (batch, batch.without_types()):
+        model.zero_grad()
+        out = model(each)
+        out.square().sum().backward()
+        gradients = [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+        results.append([out.detach(), *gradients])
+    assert_close(*results, atol=1e-10, rtol=1e-10)
+
+
 def test_features_of_a_bond_stay_on_its_edges() -> None:
-    model, batch = model_of(), LOCAL_AND_GLOBAL(RECORDS)
+    model, batch = model_of(), LOCAL_AND_GLOBAL(RECORDS).without_types()
     assert batch.edge_attr is not None and batch.bond is not None
     changed = batch.edge_attr.clone()
     changed[4] = (changed[4] + 1) % 2

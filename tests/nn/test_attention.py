@@ -388,3 +388,16 @@ def test_edge_features_beside_blocks_follow_the_canonical_order() -> None:
     listed = layer(x, graph.enumerate(), edge_attr=edge_attr)
     layer.impl = "blocks"
     assert_close(layer(x, graph, edge_attr=edge_attr), listed, **EXACT)
+
+
+@pytest.mark.parametrize("select", [False, True], ids=["whole", "selected"])
+def test_features_of_types_are_features_of_their_edges(select: bool) -> None:
+    graph = GRAPHS["lonely nodes"]
+    terms = EdgeTerms(2, bias=True, gate=True)
+    layer = layer_of(edge=terms, select=SomeSources(5) if select else None)
+    x, table = drawn(NUM_NODES, EMBED_DIM), drawn(5, 2)
+    edge_type = torch.arange(graph.num_edges) * 3 % 5
+    torch.manual_seed(0)  # the selection is drawn
+    expected = layer(x, graph, edge_attr=table[edge_type])
+    torch.manual_seed(0)
+    assert_close(layer(x, graph, edge_attr=table, edge_type=edge_type), expected)

@@ -58,6 +58,10 @@ def drawn(*shape: int, positive: bool = False) -> Tensor:
     return values.sigmoid() if positive else values
 
 
+def types(num_edges: int, number: int) -> Inputs:
+    return {"edge_type": torch.arange(num_edges) * 7 % number}
+
+
 TERMS: dict[str, Callable[[int, int], Inputs]] = {
     "nothing else": lambda num_edges, heads: {},
     "edge_bias of edges": lambda num_edges, heads: {"edge_bias": drawn(num_edges)},
@@ -74,6 +78,32 @@ TERMS: dict[str, Callable[[int, int], Inputs]] = {
     "edge_value_weight": lambda num_edges, heads: {
         "edge_attr": drawn(num_edges, EDGE_DIM),
         "edge_value_weight": drawn(heads, VALUE_DIM, EDGE_DIM),
+    },
+    "edge_bias of types": lambda num_edges, heads: {"edge_bias": drawn(3, heads), **types(num_edges, 3)},
+    "edge_bias and edge_gate of types": lambda num_edges, heads: {
+        "edge_bias": drawn(5),
+        "edge_gate": drawn(5, heads, positive=True),
+        "logit_clip": 0.5,
+        **types(num_edges, 5),
+    },
+    "edge_value_weight of types": lambda num_edges, heads: {
+        "edge_attr": drawn(3, EDGE_DIM),
+        "edge_value_weight": drawn(heads, VALUE_DIM, EDGE_DIM),
+        **types(num_edges, 3),
+    },
+    "everything of types": lambda num_edges, heads: {
+        "edge_bias": drawn(11, 1),
+        "edge_attr": drawn(11, EDGE_DIM),
+        "edge_key_weight": drawn(heads, HEAD_DIM, EDGE_DIM),
+        "edge_value_weight": drawn(heads, VALUE_DIM, EDGE_DIM),
+        "dropout_p": 0.3,
+        "seed": SEED,
+        **types(num_edges, 11),
+    },
+    "more types than are worth it": lambda num_edges, heads: {
+        "edge_attr": drawn(97, EDGE_DIM),
+        "edge_key_weight": drawn(heads, HEAD_DIM, EDGE_DIM),
+        **types(num_edges, 97),
     },
     "scale": lambda num_edges, heads: {"scale": 1.7},
     "logit_clip": lambda num_edges, heads: {"logit_clip": 0.5},
@@ -730,6 +760,39 @@ def test_a_compiled_region_builds_no_plan() -> None:
         function(graph=graph, **features(graph))
 
 
+def test_a_table_with_a_row_per_type_means_its_rows_at_the_edges() -> None:
+    graph, number = GRAPHS["window"], 5
+    tables = {
+        "edge_bias": drawn(number, NUM_HEADS),
+        "edge_gate": drawn(number, 1, positive=True),
+        "edge_attr": drawn(number, EDGE_DIM),
+    }
+    weights = {
+        "edge_key_weight": drawn(NUM_HEADS, HEAD_DIM, EDGE_DIM),
+        "edge_value_weight": drawn(NUM_HEADS, VALUE_DIM, EDGE_DIM),
+    }
+    edge_type = types(graph.num_edges, number)["edge_type"]
+    listed = {name: table[edge_type] for name, table in tables.items()}
+    for impl in PER_EDGE:
+        expected = graph_attention(**features(graph), graph=graph, impl=impl, **listed, **weights)
+        out = graph_attention(**features(graph), graph=graph, impl=impl, **tables, **weights, edge_type=edge_type)
+        assert_close(out, expected, **EXACT)
+    of_scores = {name: x for name, x in (listed | weights).items() if name in SCORES}
+    tables_of_scores = {name: x for name, x in (tables | weights).items() if name in SCORES}
+    query, key, _ = features(graph).values()
+    for function in (attention_weights, edge_logits):
+        expected = function(query, key, graph, **of_scores)
+        assert_close(function(query, key, graph, **tables_of_scores, edge_type=edge_type), expected, **EXACT)
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.7])
+def test_a_bias_of_types_is_that_bias_whatever_the_scale(scale: float) -> None:
+    graph = GRAPHS["window"]
+    inputs = features(graph) | {"edge_bias": drawn(3, NUM_HEADS), "scale": scale, **types(graph.num_edges, 3)}
+    inputs["edge_bias"][0] = -torch.inf
+    assert_close(attend(graph, "fused", inputs), attend(graph, "dense", inputs), **EXACT)
+
+
 # --- errors --------------------------------------------------------------------------------------------------------
 
 WINDOW = GRAPHS["window"]  # 49 edges
@@ -764,6 +827,13 @@ MISTAKES: list[tuple[Inputs, type[Exception], str]] = [
     (LISTED | {"edge_attr": drawn(49)}, VALUE, "edge_attr must have shape [num_edges, edge_dim], got [49]. Flatten"),
     (LISTED | {"edge_attr": drawn(47, 2)}, VALUE, "edge_attr must have num_edges = 49 rows, got shape [47, 2]."),
     (LISTED | {"edge_attr": torch.ones(49, 2).long()}, TYPE, "edge_attr must have a floating dtype, got torch.int64."),
+    ({"edge_type": torch.zeros(49).long()}, VALUE, "edge_type needs an edge_bias, edge_gate or edge_attr, got none."),
+    ({"edge_bias": drawn(2), "edge_type": torch.zeros(47).long()}, VALUE, "edge_type must be int64 [num_edges] = [49], "
+                                                                       "got torch.int64 [47]. It says which row"),
+    ({"edge_bias": drawn(2), "edge_type": torch.zeros(49)}, VALUE, "edge_type must be int64 * got torch.float32 [49]."),
+    ({"edge_bias": drawn(2), "edge_type": torch.zeros(49, 1).long()}, VALUE, "edge_type must be int64 * [49, 1]."),
+    ({"edge_bias": drawn(2), "edge_gate": drawn(3), "edge_type": torch.zeros(49).long()}, VALUE,
+     "edge_gate must have num_types = 2 rows, got shape [3]. With edge_type, per-edge arguments have a row per type"),
     ({"edge_key_weight": drawn(3, 5, 2)}, VALUE, "edge_key_weight needs edge_attr, got none. Pass edge_attr"),
     ({"edge_value_weight": drawn(3, 7, 2)}, VALUE, "edge_value_weight needs edge_attr, got none. Pass edge_attr"),
     (LISTED | {"edge_key_weight": drawn(3, 2, 5)}, VALUE, "edge_key_weight must * [3, 5, 2], got [3, 2, 5]. It maps"),

@@ -44,6 +44,8 @@ def inputs_for(argument: str, dtype: torch.dtype) -> Inputs:
     }
     if argument in shapes:
         inputs[argument] = torch.randn(shapes[argument], dtype=dtype)
+    if argument == "edge_type":
+        inputs |= {"edge_type": torch.arange(num_edges) % 3, "edge_bias": torch.randn(3, 1, dtype=dtype)}
     if argument in ("edge_attr", "edge_key_weight", "edge_value_weight"):
         inputs["edge_attr"] = torch.randn(num_edges, 2, dtype=dtype)
         if argument == "edge_attr":

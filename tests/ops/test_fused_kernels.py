@@ -497,7 +497,7 @@ def test_an_edit_in_either_source_file_makes_the_disk_cache_miss(monkeypatch):
 
 
 def operator_arguments(plan, inputs):
-    names = ("query_attr", "edge_attr", "edge_bias", "edge_gate", "head_mask", "edge_id", "seed")
+    names = ("query_attr", "edge_attr", "edge_type", "edge_bias", "edge_gate", "head_mask", "edge_id", "seed")
     plan_tensors = (plan.target_ptr, plan.src, plan.dst, plan.source_ptr, plan.source_order)
     terms = [inputs.get(name) for name in names]
     numbers = (SCALE, inputs.get("logit_clip"), inputs.get("dropout_p", 0.0))
@@ -518,6 +518,10 @@ def test_the_operators_pass_opcheck(terms, change):
         wanted = [True] * 3 + [bool(terms)] * 4
         constants = [x.detach() if isinstance(x, torch.Tensor) else x for x in arguments]
     torch.library.opcheck(fused.fused_attention_backward, (*upstream, out, out_attr, lse, *constants, wanted))
+
+    typed = dict(inputs, edge_attr=None, edge_type=torch.arange(len(plan.src)) % 3)
+    typed["query_attr"] = torch.randn(*inputs["query"].shape[:2], 3, requires_grad=True)
+    torch.library.opcheck(fused.fused_attention, operator_arguments(plan, typed))
 
     query, key, _, *plan_tensors = arguments[:8]
     attrs = (inputs.get("query_attr"), inputs.get("edge_attr"))
@@ -554,3 +558,14 @@ def test_a_second_derivative_names_the_implementation_that_has_one():
         (grad,) = torch.autograd.grad(output.square().sum(), query, create_graph=True)
         with pytest.raises(NotImplementedError, match='impl="scatter"'):
             grad.sum().backward()
+
+
+@pytest.mark.parametrize("number", [-1, 3])
+def test_a_type_that_there_is_not_is_refused_before_a_kernel_reads_it(number):
+    plan = GRAPHS["bipartite"]
+    inputs = make_inputs(plan, (), torch.float32)
+    edge_type = torch.zeros(len(plan.src), dtype=torch.int64)
+    edge_type[-1] = number
+    query_attr = torch.zeros(*inputs["query"].shape[:2], 3)
+    with pytest.raises(ValueError, match=rf"edge_type must lie in \[0, 3\), .* got {number}. Number types from 0"):
+        fused.attention(**inputs, plan=plan, query_attr=query_attr, edge_type=edge_type, scale=SCALE)

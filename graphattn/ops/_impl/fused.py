@@ -24,6 +24,7 @@ def attention(
     *,
     query_attr: Tensor | None = None,
     edge_attr: Tensor | None = None,
+    edge_type: Tensor | None = None,
     edge_bias: Tensor | None = None,
     edge_gate: Tensor | None = None,
     head_mask: Tensor | None = None,
@@ -41,8 +42,10 @@ def attention(
             h // (num_heads // num_key_heads).
         value: [num_src_nodes, num_key_heads, value_dim].
         plan: see the top of this file.
-        query_attr: [num_dst_nodes, num_heads, edge_dim], what edge features are compared with. Given with `edge_attr`.
+        query_attr: [num_dst_nodes, num_heads, edge_dim], what edge features are compared with. Given with `edge_attr`;
+            or with `edge_type`, [num_dst_nodes, num_heads, num_types], what is added to query · key for each type.
         edge_attr: [num_edges, edge_dim], added to keys and values of every head on the edge's way.
+        edge_type: [num_edges] int64, in place of `edge_attr`.
         edge_bias: [num_edges, 1 or num_heads], added to the logits after clipping.
         edge_gate: [num_edges, 1 or num_heads], multiplies the weights after the softmax.
         head_mask: [num_edges, num_heads] bool; False takes the edge out of that head's graph.
@@ -54,15 +57,16 @@ def attention(
 
     Returns:
         out: [num_dst_nodes, num_heads, value_dim]; zero for a target without edges or whose logits are all -inf.
-        out_attr: [num_dst_nodes, num_heads, edge_dim], the same weights' sum of `edge_attr`; None without it.
+        out_attr: [num_dst_nodes, num_heads, edge_dim], the same weights' sum of `edge_attr`, or their sum for each type
+            [num_dst_nodes, num_heads, num_types]; None without features and types.
         lse: [num_dst_nodes, num_heads], natural log-sum-exp of the logits, -inf where out is zero for want of edges.
             float64 for float64 inputs, else float32.
     """
     out, out_attr, lse = fused_attention(
         query, key, value, plan.target_ptr, plan.src, plan.dst, plan.source_ptr, plan.source_order,
-        query_attr, edge_attr, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
+        query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
     )  # fmt: skip
-    return out, None if edge_attr is None else out_attr, lse
+    return out, None if query_attr is None else out_attr, lse
 
 
 def logits(
@@ -88,20 +92,21 @@ def logits(
 def fused_attention(
     query: Tensor, key: Tensor, value: Tensor,
     target_ptr: Tensor, src: Tensor, dst: Tensor, source_ptr: Tensor, source_order: Tensor,
-    query_attr: Tensor | None, edge_attr: Tensor | None, edge_bias: Tensor | None, edge_gate: Tensor | None,
+    query_attr: Tensor | None, edge_attr: Tensor | None, edge_type: Tensor | None,
+    edge_bias: Tensor | None, edge_gate: Tensor | None,
     head_mask: Tensor | None, edge_id: Tensor | None, seed: Tensor | None,
     scale: float, logit_clip: float | None, dropout_p: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return _cpu().attention(
         query, key, value, target_ptr, src,
-        query_attr, edge_attr, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
+        query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
     )  # fmt: skip
 
 
 @fused_attention.register_fake
-def _(query, key, value, target_ptr, src, dst, source_ptr, source_order, query_attr, edge_attr, *others):
+def _(query, key, value, target_ptr, src, dst, source_ptr, source_order, query_attr, *others):
     out = query.new_empty((*query.shape[:2], value.shape[2]))
-    out_attr = query.new_empty(0) if edge_attr is None else query.new_empty((*query.shape[:2], edge_attr.shape[1]))
+    out_attr = query.new_empty(0) if query_attr is None else query.new_empty(query_attr.shape)
     return out, out_attr, query.new_empty(query.shape[:2], dtype=compute_dtype(query))
 
 
@@ -110,7 +115,8 @@ def fused_attention_backward(
     grad_out: Tensor, grad_out_attr: Tensor, grad_lse: Tensor, out: Tensor, out_attr: Tensor, lse: Tensor,
     query: Tensor, key: Tensor, value: Tensor,
     target_ptr: Tensor, src: Tensor, dst: Tensor, source_ptr: Tensor, source_order: Tensor,
-    query_attr: Tensor | None, edge_attr: Tensor | None, edge_bias: Tensor | None, edge_gate: Tensor | None,
+    query_attr: Tensor | None, edge_attr: Tensor | None, edge_type: Tensor | None,
+    edge_bias: Tensor | None, edge_gate: Tensor | None,
     head_mask: Tensor | None, edge_id: Tensor | None, seed: Tensor | None,
     scale: float, logit_clip: float | None, dropout_p: float, wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
@@ -118,13 +124,14 @@ def fused_attention_backward(
     return _cpu().attention_backward(
         grad_out, grad_out_attr, grad_lse, out, out_attr, lse,
         query, key, value, target_ptr, src, dst, source_ptr, source_order,
-        query_attr, edge_attr, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p, wanted,
+        query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
+        wanted,
     )  # fmt: skip
 
 
 @fused_attention_backward.register_fake
 def _(grad_out, grad_out_attr, grad_lse, out, out_attr, lse, query, key, value, *others):
-    query_attr, edge_attr, edge_bias, edge_gate = others[5:9]
+    query_attr, edge_attr, _, edge_bias, edge_gate = others[5:10]
     inputs = query, key, value, query_attr, edge_attr, edge_bias, edge_gate
     return empty_gradients(inputs, wanted=others[-1], device=query.device)
 
@@ -189,13 +196,13 @@ def _remember_attention(ctx, inputs, output):
 
 def _attention_gradients(ctx, grad_out, grad_out_attr, grad_lse):
     needed = ctx.needs_input_grad
-    wanted = [needed[0], needed[1], needed[2], needed[8], needed[9], needed[10], needed[11]]
+    wanted = [needed[0], needed[1], needed[2], needed[8], needed[9], needed[11], needed[12]]
     grads = fused_attention_backward(
         grad_out, grad_out_attr, grad_lse, *ctx.saved_tensors, ctx.scale, ctx.logit_clip, ctx.dropout_p, wanted
     )
-    query, key, value, *terms = (grad if want else None for grad, want in zip(grads, wanted))
-    plan, mask_id_seed, numbers = [None] * 5, [None] * 3, [None] * 3
-    return query, key, value, *plan, *terms, *mask_id_seed, *numbers
+    query, key, value, query_attr, edge_attr, bias, gate = (grad if want else None for grad, want in zip(grads, wanted))
+    plan, edge_type, mask_id_seed, numbers = [None] * 5, None, [None] * 3, [None] * 3
+    return query, key, value, *plan, query_attr, edge_attr, edge_type, bias, gate, *mask_id_seed, *numbers
 
 
 def _remember_logits(ctx, inputs, output):

@@ -2,9 +2,12 @@
 
 For target i and head h, over the edges e = (j → i), with shared edge features a_e:
 
-    x_e   = scale · (q_i · k_j + p_i · a_e)              p is `query_attr`
+    x_e   = scale · (q_i · k_j + p_i · a_e)              p is `query_attr`; p_i[type_e] where edges have types
     l_e   = clamp(x_e, ±clip) + bias_e,                  alpha_e = exp(l_e - lse_i)
     out_i = Σ w_e v_j,   out_attr_i = Σ w_e a_e,         w_e = gate_e · keep_e · alpha_e
+
+An edge's type stands for features that are one at its place and zero elsewhere, so products become lookups, and
+out_attr_i[t] is the sum of the weights of type t.
 
 Backward, alpha recomputed from lse, with the incoming gradients u = d out, b = d out_attr, c = d lse:
 
@@ -172,6 +175,20 @@ def accumulate(into, at, s0, s1, s2, s3):
 
 
 @part
+def look_up(into, count, edges, edge_type, table, at):
+    """into[t] = table[at + the type of the edge]"""
+    for t in range(count):
+        into[t] = table[at + edge_type[edges[t]]]
+
+
+@part
+def add_by_type(into, at, count, edges, edge_type, weights):
+    """into[at + the type of the edge] += weights[t]"""
+    for t in range(count):
+        into[at + edge_type[edges[t]]] += weights[t]
+
+
+@part
 def add_outer(into, count, rows, weights, vector, at, width):
     """into[rows[t] * width:][:width] += weights[t] · vector[at:][:width]"""
     for t in range(count):
@@ -318,7 +335,7 @@ def collect_incoming(edges, nodes, first, stop, src, head_mask, num_heads, head)
 def attention(
     begin, end, target_ptr, src,
     num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads,
-    query_attr, edge_attr, bias, gate, head_mask, edge_id,
+    query_attr, edge_attr, edge_type, bias, gate, head_mask, edge_id,
     scale, clip, keep_scale, threshold, seed,
     query, key, value, out, out_attr, lse,
 ):  # fmt: skip
@@ -341,7 +358,9 @@ def attention(
                     hash_edges(hashes, count, edges, edge_id, seed)
             stride, offset = num_key_heads * head_dim, key_head * head_dim
             dots(products, count, query, at * head_dim, key, nodes, stride, offset, head_dim)
-            if edge_dim > 0:
+            if len(edge_type) > 0:
+                look_up(attr_products, count, edges, edge_type, query_attr, at * edge_dim)
+            elif edge_dim > 0:
                 dots(attr_products, count, query_attr, at * edge_dim, edge_attr, edges, edge_dim, 0, edge_dim)
             gather(biases, count, edges, bias, bias_heads, head)
             finish_logits(alpha, count, products, attr_products, biases, scale, clip)
@@ -356,7 +375,9 @@ def attention(
                 store(weights, t, load(gates, t) * load(keeps, t) * load(alpha, t))
             stride, offset = num_key_heads * value_dim, key_head * value_dim
             add_weighted(out, at * value_dim, count, weights, value, nodes, stride, offset, value_dim)
-            if edge_dim > 0:
+            if len(edge_type) > 0:
+                add_by_type(out_attr, at * edge_dim, count, edges, edge_type, weights)
+            elif edge_dim > 0:
                 add_weighted(out_attr, at * edge_dim, count, weights, edge_attr, edges, edge_dim, 0, edge_dim)
 
 
@@ -364,7 +385,7 @@ def attention(
 def attention_backward_targets(
     begin, end, target_ptr, src,
     num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads,
-    query_attr, edge_attr, bias, gate, head_mask, edge_id,
+    query_attr, edge_attr, edge_type, bias, gate, head_mask, edge_id,
     scale, clip, keep_scale, threshold, seed,
     query, key, value, out, out_attr, lse, grad_out, grad_out_attr, grad_lse,
     delta, grad_query, grad_query_attr, grad_edge_attr, grad_bias, grad_gate,
@@ -402,7 +423,10 @@ def attention_backward_targets(
             value_stride, value_offset = num_key_heads * value_dim, key_head * value_dim
             dots(products, count, query, at * head_dim, key, nodes, key_stride, key_offset, head_dim)
             dots(slopes, count, grad_out, at * value_dim, value, nodes, value_stride, value_offset, value_dim)
-            if edge_dim > 0:
+            if len(edge_type) > 0:
+                look_up(attr_products, count, edges, edge_type, query_attr, at * edge_dim)
+                look_up(attr_slopes, count, edges, edge_type, grad_out_attr, at * edge_dim)
+            elif edge_dim > 0:
                 dots(attr_products, count, query_attr, at * edge_dim, edge_attr, edges, edge_dim, 0, edge_dim)
                 dots(attr_slopes, count, grad_out_attr, at * edge_dim, edge_attr, edges, edge_dim, 0, edge_dim)
             gather(biases, count, edges, bias, bias_heads, head)
@@ -418,7 +442,9 @@ def attention_backward_targets(
 
             if len(grad_query) > 0:
                 add_weighted(grad_query, at * head_dim, count, products, key, nodes, key_stride, key_offset, head_dim)
-            if len(grad_query_attr) > 0:
+            if len(grad_query_attr) > 0 and len(edge_type) > 0:
+                add_by_type(grad_query_attr, at * edge_dim, count, edges, edge_type, products)
+            elif len(grad_query_attr) > 0:
                 add_weighted(grad_query_attr, at * edge_dim, count, products, edge_attr, edges, edge_dim, 0, edge_dim)
             if len(grad_edge_attr) > 0:
                 add_outer(grad_edge_attr, count, edges, products, query_attr, at * edge_dim, edge_dim)
@@ -433,7 +459,7 @@ def attention_backward_targets(
 def attention_backward_sources(
     begin, end, source_ptr, source_order, dst,
     num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads,
-    query_attr, edge_attr, bias, gate, head_mask, edge_id,
+    query_attr, edge_attr, edge_type, bias, gate, head_mask, edge_id,
     scale, clip, keep_scale, threshold, seed,
     query, key, value, lse, grad_out, grad_out_attr, delta, grad_key, grad_value,
 ):  # fmt: skip
@@ -463,8 +489,12 @@ def attention_backward_sources(
             out_stride, out_offset = num_heads * value_dim, head * value_dim
             dots(products, count, key, key_at * head_dim, query, nodes, query_stride, query_offset, head_dim)
             dots(slopes, count, value, key_at * value_dim, grad_out, nodes, out_stride, out_offset, value_dim)
-            if edge_dim > 0:
-                stride, offset = num_heads * edge_dim, head * edge_dim
+            stride, offset = num_heads * edge_dim, head * edge_dim
+            if len(edge_type) > 0:
+                for t in range(count):
+                    at = nodes[t] * stride + offset + edge_type[edges[t]]
+                    attr_products[t], attr_slopes[t] = query_attr[at], grad_out_attr[at]
+            elif edge_dim > 0:
                 pair_dots(attr_products, count, query_attr, nodes, stride, offset, edge_attr, edges, edge_dim)
                 pair_dots(attr_slopes, count, grad_out_attr, nodes, stride, offset, edge_attr, edges, edge_dim)
             gather(biases, count, edges, bias, bias_heads, head)

@@ -14,14 +14,15 @@ from graphattn.ops._impl.numba.vectors import WIDTH
 
 def attention(
     query, key, value, target_ptr, src,
-    query_attr, edge_attr, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
+    query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
 ):  # fmt: skip
     dtype = _compute_dtype(query)
-    out, out_attr = _zero_vectors(query, value, dtype), _zero_vectors(query, edge_attr, dtype)
+    features = _features(query_attr, edge_attr, edge_type)
+    out, out_attr = _zero_vectors(query, value, dtype), _zero_vectors(query, features, dtype)
     lse = torch.empty(query.shape[:2], dtype=dtype)
     settings = (
-        *_sizes(query, key, value, edge_attr, edge_bias, edge_gate),
-        *_terms(dtype, query_attr, edge_attr, edge_bias, edge_gate, head_mask, edge_id),
+        *_sizes(query, key, value, features, edge_bias, edge_gate),
+        *_terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id),
         *_rules(dtype, scale, logit_clip, dropout_p, seed),
     )
     threads.run(
@@ -29,18 +30,20 @@ def attention(
         (_array(src), *settings, *_vectors(dtype, query, key, value), _array(out), _array(out_attr), _array(lse)),
         work_per_edge=_work(query, key, value, edge_attr, edge_attr),
     )  # fmt: skip
-    return _trim(out, value, query.dtype), _trim(out_attr, edge_attr, query.dtype), lse
+    return _trim(out, value, query.dtype), _trim(out_attr, features, query.dtype), lse
 
 
 def attention_backward(
     grad_out, grad_out_attr, grad_lse, out, out_attr, lse,
     query, key, value, target_ptr, src, dst, source_ptr, source_order,
-    query_attr, edge_attr, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p, wanted,
+    query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
+    wanted,
 ):  # fmt: skip
     dtype = _compute_dtype(query)
+    features = _features(query_attr, edge_attr, edge_type)
     settings = (
-        *_sizes(query, key, value, edge_attr, edge_bias, edge_gate),
-        *_terms(dtype, query_attr, edge_attr, edge_bias, edge_gate, head_mask, edge_id),
+        *_sizes(query, key, value, features, edge_bias, edge_gate),
+        *_terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id),
         *_rules(dtype, scale, logit_clip, dropout_p, seed),
     )
     inputs = _vectors(dtype, query, key, value)
@@ -169,14 +172,33 @@ def _work(query, *read):
     return query.shape[1] * sum(_width(tensor) for tensor in read)
 
 
+def _features(query_attr, edge_attr, edge_type):
+    """A tensor as wide as what the kernels read of an edge: its features, or as many numbers as there are types.
+
+    Raises:
+        ValueError: for a type that there is not, where a kernel would read another's memory.
+    """
+    if edge_type is None:
+        return edge_attr
+    if len(edge_type):
+        low, high = (int(bound) for bound in edge_type.aminmax())
+        if low < 0 or high >= query_attr.shape[-1]:
+            raise ValueError(
+                f"edge_type must lie in [0, {query_attr.shape[-1]}), the rows of the other per-edge arguments, got "
+                f"{low if low < 0 else high}. Number types from 0."
+            )
+    return query_attr
+
+
 def _sizes(query, key, value, edge_attr, edge_bias, edge_gate):
     bias_heads, gate_heads = (0 if table is None else table.shape[1] for table in (edge_bias, edge_gate))
     return query.shape[1], key.shape[1], _width(key), _width(value), _width(edge_attr), bias_heads, gate_heads
 
 
-def _terms(dtype, query_attr, edge_attr, edge_bias, edge_gate, head_mask, edge_id):
+def _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id):
     return (
         *_vectors(dtype, query_attr, edge_attr),
+        _optional_array(edge_type, torch.int64),
         _optional_array(edge_bias, dtype),
         _optional_array(edge_gate, dtype),
         _optional_array(head_mask, torch.bool),
