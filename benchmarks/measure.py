@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TypeVar
@@ -108,6 +108,12 @@ def environment() -> dict[str, object]:
         "torch_scatter": scatter.__version__ if scatter else None,
         "numba": numba.__version__,
     }
+
+
+def commits_of(folders: Iterable[str | Path]) -> list[str]:
+    """Returns the commits at which runs were trained, as their folders say; nothing of runs outside a clone."""
+    environments = [json.loads((Path(folder) / "environment.json").read_text()) for folder in folders]
+    return sorted({found["git"]["commit"][:7] for found in environments if found["git"]})
 
 
 def write_record(path: Path, benchmark: str, rows: list[dict]) -> None:

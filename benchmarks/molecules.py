@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from measure import write_record
+from measure import commits_of, write_record
 
 from graphattn.training import RunConfig, RunResult, mean_and_std, read_config, train, tune
 from graphattn.training.folder import RunFolder
@@ -121,6 +121,7 @@ def row(key: str, model: str, found: SearchResult, results: list[RunResult]) -> 
         "test": [result.test for result in results],
         "published_gin": [published, its_std],
         "seconds_per_epoch": statistics.median(result.seconds / result.num_epochs for result in results),
+        "commits": commits_of([result.folder for result in results]),
         "mean": mean,
         "std": std,
     }

@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from measure import write_record
+from measure import commits_of, write_record
 
 from graphattn.data import load
 from graphattn.training import mean_and_std, parse_seeds, read_config, train
@@ -41,6 +41,7 @@ def main() -> None:
         "seeds": arguments.seeds,
         "valid": [result.valid for result in results],
         "test": tests,
+        "commits": commits_of([arguments.folder / f"seed{seed}" for seed in arguments.seeds]),
         "mean": mean,
         "std": None if len(tests) == 1 else std,
         "num_epochs": [result.num_epochs for result in results],
