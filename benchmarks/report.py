@@ -115,6 +115,8 @@ def molecules_table(rows: list[dict]) -> list[str]:
             "{:.3f} ± {:.3f}".format(*row["published_gin"]) if row["model"] == "GIN" else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    if commits := sorted({commit for row in rows for commit in row["commits"]}):
+        lines += ["", f"Trained at commit {', '.join(commits)}."]
     lines += [
         "",
         "What the searches chose; a model that is not named kept its usual configuration:",
@@ -138,6 +140,8 @@ def molhiv_table(rows: list[dict]) -> list[str]:
         )
     if row["std"] is not None:
         lines.append(f"- mean of {len(row['seeds'])} seeds: {row['mean']:.4f} ± {row['std']:.4f}")
+    if row["commits"]:
+        lines += ["", f"Trained at commit {', '.join(row['commits'])}."]
     if row["differs"]:
         lines += [
             "",
