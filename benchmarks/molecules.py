@@ -46,11 +46,11 @@ class Set:
     num_finalists: int
     num_seeds: int
     max_epochs: int
-    published: tuple[float, float]  # GIN with a virtual node: test mean and std; Hu et al. 2020 and tables quoting it
+    published: tuple[float, float | None]  # GIN with a virtual node, test mean and std, as tables quote Hu et al. 2020
 
 
 SETS = {
-    "esol": Set("ogbg-molesol", 6, 2, 10, 60, (0.998, 0.066)),
+    "esol": Set("ogbg-molesol", 6, 2, 10, 60, (0.998, None)),
     "freesolv": Set("ogbg-molfreesolv", 6, 2, 5, 60, (2.151, 0.295)),
     "bbbp": Set("ogbg-molbbbp", 4, 2, 5, 25, (0.697, 0.019)),
 }
@@ -104,7 +104,7 @@ def row(key: str, model: str, found: SearchResult, results: list[RunResult]) -> 
     data, (mean, std) = SETS[key], mean_and_std([result.test for result in results if result.test is not None])
     published, its_std = data.published
     worse = mean - published if results[0].metric == "rmse" else published - mean
-    if model == "GIN" and worse > 2 * its_std:
+    if model == "GIN" and worse > 2 * (its_std or 0.0):
         raise SystemExit(f"GIN reaches {mean:.3f} on {key}, published is {published}: it is no fair baseline yet")
     return {
         "set": data.name,
