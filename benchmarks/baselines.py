@@ -7,6 +7,9 @@ evaluation are those of our model. Sizes come from the same configuration: embed
 readout, num_walks.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from ogb.graphproppred.mol_encoder import AtomEncoder, BondEncoder
 from torch import Tensor, nn
 from torch_geometric.nn import GINEConv, GPSConv, global_add_pool, global_mean_pool
@@ -47,7 +50,7 @@ class GIN(nn.Module):
         self.virtual = nn.Embedding(1, dim)
         nn.init.zeros_(self.virtual.weight)
         self.virtual_updates = nn.ModuleList(
-            nn.Sequential(_mlp(dim, norm=GraphNorm), GraphNorm(dim), nn.ReLU(), nn.Dropout(config.dropout_p))
+            nn.Sequential(_mlp(dim), nn.BatchNorm1d(dim), nn.ReLU(), nn.Dropout(config.dropout_p))
             for _ in range(depth - 1)
         )
         self.dropout = nn.Dropout(config.dropout_p)
@@ -55,6 +58,10 @@ class GIN(nn.Module):
         self.head = nn.Linear(dim, config.num_tasks)
 
     def forward(self, batch: GraphBatch) -> Tensor:
+        with _norms_of(self, batch):
+            return self.head(self.pool(self._mixed(batch), batch.batch, batch.num_graphs))
+
+    def _mixed(self, batch: GraphBatch) -> Tensor:
         x, depth = self.encoder(batch), len(self.convs)
         virtual = self.virtual.weight.expand(batch.num_graphs, -1)
         for layer in range(depth):
@@ -65,7 +72,7 @@ class GIN(nn.Module):
             if not is_last:
                 virtual = self.virtual_updates[layer](global_add_pool(x, batch.batch, batch.num_graphs) + virtual)
             x = new
-        return self.head(self.pool(x, batch.batch, batch.num_graphs))
+        return x
 
 
 class GPS(nn.Module):
@@ -87,20 +94,27 @@ class GPS(nn.Module):
 
     def forward(self, batch: GraphBatch) -> Tensor:
         x, bonds = self.encoder(batch), self.bonds(batch.edge_attr)
-        for conv in self.convs:
-            x = conv(x, batch.graph.edge_index, batch.batch, edge_attr=bonds)
+        with _norms_of(self, batch):
+            for conv in self.convs:
+                x = conv(x, batch.graph.edge_index, batch.batch, edge_attr=bonds)
         return self.head(self.pool(x, batch.batch, batch.num_graphs))
 
 
-class GraphNorm(nn.BatchNorm1d):
-    """Batch norm of one row per graph; a batch that is one graph is normalized as in evaluation."""
+@contextmanager
+def _norms_of(model: nn.Module, batch: GraphBatch) -> Iterator[None]:
+    """Inside, norms use running statistics for a batch of one graph: of its virtual node, or of a single atom, there
+    are none. OGB's examples skip such a batch; here every model trains on the same ones."""
+    norms = [norm for norm in model.modules() if isinstance(norm, nn.BatchNorm1d) and norm.training]
+    alone = norms if batch.num_graphs == 1 else []
+    for norm in alone:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in alone:
+            norm.train()
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[0] > 1:
-            return super().forward(x)
-        return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
-
-def _mlp(dim: int, hidden: int | None = None, norm: type[nn.Module] = nn.BatchNorm1d) -> nn.Module:
+def _mlp(dim: int, hidden: int | None = None) -> nn.Module:
     hidden = hidden or 2 * dim
-    return nn.Sequential(nn.Linear(dim, hidden), norm(hidden), nn.ReLU(), nn.Linear(hidden, dim))
+    return nn.Sequential(nn.Linear(dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, dim))
