@@ -54,6 +54,9 @@ SETS = {
     "freesolv": Set("ogbg-molfreesolv", 6, 2, 5, 60, (2.151, 0.295)),
     "bbbp": Set("ogbg-molbbbp", 4, 2, 5, 25, (0.697, 0.019)),
 }
+COMMON = ["--data.batch_size", "64", "--model.readout", "sum", "--training.lr", "0.001",
+          "--training.warmup_epochs", "5", "--training.clip", "1", "--training.patience", "20",
+          "--training.log_every_steps", "1", "--training.num_threads", "1"]  # fmt: skip
 # what each model is usually trained with: trial 0 of its search
 MODELS = {
     "ours": ["--inputs.edges", "bonds | virtual(1)", "--inputs.num_walks", "0", "--model.embed_dim", "64",
@@ -69,9 +72,8 @@ MODELS = {
 
 def configuration(data: Set, model: str, folder: Path) -> RunConfig:
     """Returns a model's usual configuration under the common training of a set."""
-    common = ["--training.max_epochs", str(data.max_epochs), "--training.patience", "20", "--data.batch_size", "64",
-              "--run_root", str(folder)]  # fmt: skip
-    return read_config(data.name, [*MODELS[model], *common])
+    of_set = ["--data.name", data.name, "--training.max_epochs", str(data.max_epochs), "--run_root", str(folder)]
+    return read_config(None, [*COMMON, *MODELS[model], *of_set])
 
 
 def search(data: Set, model: str, folder: Path) -> SearchResult:
