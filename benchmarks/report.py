@@ -179,6 +179,8 @@ def section(record: dict) -> str:
         f"    {record['command']}",
         "",
     ]
+    if note := record.get("note"):  # what the command does not say of how the figures came about
+        made_by += [note, ""]
     return "\n".join(made_by + TABLES[record["benchmark"]](record["rows"])) + "\n"
 
 
