@@ -12,7 +12,6 @@ kernels are on disk, both after the imports but with the import of Numba inside.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -20,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measure import environment
+from measure import write_record
 
 BARS = {"import": 1.0, "cold": 20.0, "cached": 2.0}
 
@@ -64,10 +63,7 @@ def main() -> None:
         rows.append({"figure": name, "seconds": statistics.median(times), "spread": [min(times), max(times)]})
         print(f"{name:7} {rows[-1]['seconds']:.3g} s ({min(times):.3g}-{max(times):.3g})   bar {BARS[name]:g}")
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        command = "python " + " ".join(sys.argv)
-        record = {"benchmark": "cold_start", "command": command, **environment(), "rows": rows}
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+        write_record(arguments.out, "cold_start", rows)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,13 @@ with torch's scaled_dot_product_attention, and each implementation's float32 err
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from measure import environment
+from measure import write_record
 from torch import Tensor
 
 import graphattn as ga
@@ -210,10 +209,8 @@ def main() -> int:
     listed = ", ".join(f"{impl} {ratio:.2f}" for impl, ratio in ratios.items())
     print(f"float32: mean error over that of dense: {listed} (bar {FLOAT32_BAR:g})")
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
         row = {"graphs": arguments.graphs, "comparisons": comparisons, "worst": worst, "where": where} | ratios
-        record = {"benchmark": "exactness", "command": "python " + " ".join(sys.argv), **environment(), "rows": [row]}
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+        write_record(arguments.out, "exactness", [row])
     return int(any(ratio > FLOAT32_BAR for ratio in ratios.values()))
 
 

@@ -19,7 +19,6 @@ The whole run takes hours on one core. It can be stopped and started again, or s
 
 import argparse
 import dataclasses
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -27,8 +26,7 @@ from typing import Any
 
 from measure import commits_of, write_record
 
-from graphattn.training import RunConfig, RunResult, mean_and_std, read_config, train, tune
-from graphattn.training.folder import RunFolder
+from graphattn.training import RunConfig, RunResult, mean_and_std, read_config, train_in, tune
 from graphattn.training.search import DEFAULT_SPACE, SearchResult, Trial
 from graphattn.training.seeds import as_text
 
@@ -95,8 +93,7 @@ def seeds(data: Set, model: str, best: RunConfig, folder: Path) -> list[RunResul
     results = []
     for seed in range(data.num_seeds):
         of_seed, path = dataclasses.replace(best, seed=seed), folder / f"seed{seed}"
-        is_begun = RunFolder(path).config.is_file()
-        results.append(train(of_seed, resume=path) if is_begun else train(of_seed, folder=path))
+        results.append(train_in(of_seed, path))
         print(f"{data.name} {model} seed {seed}: test {results[-1].test:.4f}", flush=True)
     return results
 
@@ -138,7 +135,6 @@ def main() -> None:
     arguments = parser.parse_args()
     sys.path.insert(0, str(ROOT))  # where the networks "baselines:GIN" and "baselines:GPS" are
     folder, out = arguments.folder.absolute(), arguments.out and arguments.out.absolute()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     rows = []
     for key in arguments.sets:
         for model in arguments.models:

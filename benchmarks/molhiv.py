@@ -15,8 +15,7 @@ from pathlib import Path
 from measure import commits_of, write_record
 
 from graphattn.data import load
-from graphattn.training import mean_and_std, parse_seeds, read_config, train
-from graphattn.training.folder import RunFolder
+from graphattn.training import mean_and_std, parse_seeds, read_config, train_in
 
 
 def main() -> None:
@@ -30,8 +29,7 @@ def main() -> None:
     results = []
     for seed in arguments.seeds:
         path, of_seed = arguments.folder / f"seed{seed}", dataclasses.replace(config, seed=seed)
-        is_begun = RunFolder(path).config.is_file()
-        results.append(train(of_seed, resume=path) if is_begun else train(of_seed, folder=path))
+        results.append(train_in(of_seed, path))
         print(f"seed {seed}: valid {results[-1].valid:.4f}  test {results[-1].test:.4f}", flush=True)
     tests = [result.test for result in results if result.test is not None]
     mean, std = mean_and_std(tests)

@@ -135,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
 def train(options: argparse.Namespace, overrides: list[str]) -> int:
     """Trains one run, or one per seed, and ends with the picture of how it went."""
     from graphattn.training.config import help_text, read_config
+    from graphattn.training.folder import RunFolder
     from graphattn.training.run import find_run, require_training
     from graphattn.training.run import train as train_run
     from graphattn.training.seeds import as_text, parse_seeds, train_seeds
@@ -170,7 +171,7 @@ def train(options: argparse.Namespace, overrides: list[str]) -> int:
                 config = _with_overrides(Path(resume), overrides) if overrides else None
             result = train_run(config, resume=resume)
             say(result)
-            _draw(_folder_of(Path(resume)) if resume else Path(result.folder))
+            _draw(RunFolder.of(Path(resume)).path if resume else Path(result.folder))
             return 0
         if options.resume:
             raise ValueError("--seeds goes on with --resume alone, in the newest folder of as many seeds.")
@@ -201,12 +202,6 @@ def _draw(run: Path) -> None:
         print(f"graphattn: the curve was not drawn: {_said(error)}", file=sys.stderr)
     else:
         print(path)
-
-
-def _folder_of(resume: Path) -> Path:
-    """Returns the folder of a run that is named by itself or by one of its checkpoints."""
-    resume = resume.expanduser()
-    return resume.parent.parent if resume.suffix == ".ckpt" else resume
 
 
 def tune(options: argparse.Namespace, overrides: list[str]) -> int:
@@ -251,7 +246,7 @@ def _with_overrides(resume: Path, overrides: list[str]) -> Any:
     from graphattn.training.config import read_config
     from graphattn.training.folder import RunFolder
 
-    folder = RunFolder(_folder_of(resume)).checked()
+    folder = RunFolder.of(resume).checked()
     return read_config(folder.config, overrides)
 
 

@@ -13,6 +13,7 @@ from graphattn.connectivity import hop_distance
 from graphattn.graph import AttentionGraph, batch_of, node_ptr, ragged_range
 from graphattn.inputs.edges import Bonds, Edges, Expander, Full, Hops, VirtualNodes, parse_edges, united
 from graphattn.inputs.positions import laplacian_positions, random_walk_positions
+from graphattn.ops.capability import MAX_TYPES
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Bonds", "Edges", "Expander", "Full", "GraphBatch", "GraphCollate", "Hops", "VirtualNodes", "parse_edges"]
 
 LEVELS = ("graph", "node")
-MAX_TYPES = 64  # of edges; with more it is cheaper to give every edge its features
 MAX_CODES = 2**16  # combinations of kinds, bond features and distances that are looked through for types
 
 

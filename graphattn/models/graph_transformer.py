@@ -193,9 +193,11 @@ class GraphTransformer(nn.Module):
             ValueError: if the collation did not provide what the configuration names.
         """
         h = self.embed(batch)
-        edge_attr = self.edge_encoder(batch) if self.edge_encoder is not None else None
+        edge_attr, edge_type = None, None
+        if self.edge_encoder is not None:
+            edge_attr, edge_type = self.edge_encoder(batch), batch.edge_type
         for block in self.blocks:
-            h = block(h, batch.graph, edge_attr, batch.edge_type)
+            h = block(h, batch.graph, edge_attr, edge_type)
         return self.head(self.read_out(self.norm(h), batch))
 
     def embed(self, batch: GraphBatch) -> Tensor:
@@ -266,10 +268,7 @@ class Block(nn.Module):
         )
         self.dropout = FeatureDropout(config.dropout_p)
 
-    def forward(
-        self, h: Tensor, graph: AttentionGraph, edge_attr: Tensor | None, edge_type: Tensor | None = None
-    ) -> Tensor:
-        edge_type = None if edge_attr is None else edge_type
+    def forward(self, h: Tensor, graph: AttentionGraph, edge_attr: Tensor | None, edge_type: Tensor | None) -> Tensor:
         h = h + self.dropout(self.attention(self.attention_norm(h), graph, edge_attr=edge_attr, edge_type=edge_type))
         return h + self.dropout(self.ffn(self.ffn_norm(h)))
 

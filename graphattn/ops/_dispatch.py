@@ -10,7 +10,7 @@ from graphattn.graph import AttentionGraph
 from graphattn.graph.validate import MAX_ENUMERATED_EDGES
 from graphattn.ops._arguments import HALF, Terms
 from graphattn.ops._impl import blocks, dense, fused, scatter
-from graphattn.ops.capability import IMPLEMENTATIONS, check_impl, has_numba, runs_on
+from graphattn.ops.capability import IMPLEMENTATIONS, MAX_TYPES, check_impl, has_numba, runs_on
 
 
 class Cost(NamedTuple):
@@ -30,8 +30,6 @@ COSTS = {
     "fused": Cost(fixed=708, weight=8011, work=140),
 }
 MAX_DENSE_PAIRS = 2**26  # per head; the specification holds several such arrays
-# Up to this many types of edges, numbers per target, head and type take less than features of every edge.
-MAX_TYPES = 64
 
 
 class Sizes(NamedTuple):

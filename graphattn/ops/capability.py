@@ -11,6 +11,9 @@ ARGUMENTS = (
     "logit_clip", "dropout_p", "head_mask", "grouped_heads", "lse", "double_backward",
 )  # fmt: skip
 
+# Up to this many types of edges, numbers per target, head and type take less than features of every edge.
+MAX_TYPES = 64
+
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 _LACKS = {

@@ -9,7 +9,7 @@ from graphattn.training.load import load_run
 from graphattn.training.metric import score
 from graphattn.training.objective import Objective
 from graphattn.training.predictor import GraphPredictor
-from graphattn.training.run import RunResult, train
+from graphattn.training.run import RunResult, train, train_in
 from graphattn.training.search import SearchResult, Trial, tune
 from graphattn.training.seeds import mean_and_std, parse_seeds, train_seeds
 
@@ -31,6 +31,7 @@ __all__ = [
     "read_config",
     "score",
     "train",
+    "train_in",
     "train_seeds",
     "tune",
 ]

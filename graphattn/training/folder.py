@@ -40,6 +40,12 @@ class RunFolder:
 
     path: Path
 
+    @classmethod
+    def of(cls, path: Path) -> RunFolder:
+        """Returns the folder of a run that is named by itself or by one of its checkpoints."""
+        path = path.expanduser()
+        return cls(path.parent.parent if path.suffix == ".ckpt" else path)
+
     @property
     def config(self) -> Path:
         return self.path / "config.yaml"

@@ -91,6 +91,12 @@ def train(
     return _fitted(config, dataset, made, None)
 
 
+def train_in(config: RunConfig, folder: Path) -> RunResult:
+    """Begins a run in a folder of its own, or goes on with the one that is there; arguments and errors as `train`."""
+    is_begun = RunFolder(folder).config.is_file()
+    return train(config, resume=folder) if is_begun else train(config, folder=folder)
+
+
 def find_run(config: RunConfig) -> Path:
     """Returns the newest run of a configuration's data set and seed.
 
@@ -120,7 +126,7 @@ def require_training() -> None:
 
 def _resumed(config: RunConfig | None, path: Path) -> RunResult:
     is_file = path.suffix == ".ckpt"
-    folder = RunFolder(path.parent.parent if is_file else path).checked()
+    folder = RunFolder.of(path).checked()
     saved = read_config(folder.config)
     if config is not None:
         _check_same_run(config, saved, folder)

@@ -14,8 +14,8 @@ from typing import Any
 from graphattn.data.files import write_whole
 from graphattn.data.task import LOWER_IS_BETTER
 from graphattn.training.config import RunConfig, as_dict, as_yaml, check_keys, flat, read_config
-from graphattn.training.folder import RunFolder, write_json
-from graphattn.training.run import RunResult, train
+from graphattn.training.folder import write_json
+from graphattn.training.run import RunResult, train_in
 
 # Common to graph networks, so that any `network` can be searched in it.
 DEFAULT_SPACE: Mapping[str, Sequence[Any]] = {
@@ -133,7 +133,7 @@ def tune(
             of_trial = _overridden(config, trial.overrides)
             for seed in range(config.seed + 1, config.seed + num_seeds):
                 place = folder / f"trial{trial.number}-seed{seed}"
-                trial.results.append(_run(dataclasses.replace(of_trial, seed=seed), place))
+                trial.results.append(train_in(dataclasses.replace(of_trial, seed=seed), place))
             write()
             report(trial)
     best = _ranked(finalists)[0]
@@ -158,16 +158,11 @@ def _check(config: RunConfig, space: Mapping[str, Sequence[Any]], folder: Path, 
 
 def _trial(config: RunConfig, number: int, overrides: dict[str, Any], folder: Path) -> Trial:
     try:
-        return Trial(number, overrides, [_run(_overridden(config, overrides), folder / f"trial{number}")])
+        return Trial(number, overrides, [train_in(_overridden(config, overrides), folder / f"trial{number}")])
     except ValueError as error:  # a loss that diverged, sizes that do not fit together
         if number == 0:
             raise
         return Trial(number, overrides, [], str(error))
-
-
-def _run(config: RunConfig, folder: Path) -> RunResult:
-    is_begun = RunFolder(folder).config.is_file()
-    return train(config, resume=folder) if is_begun else train(config, folder=folder)
 
 
 def _overridden(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:

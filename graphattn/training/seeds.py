@@ -11,7 +11,7 @@ from typing import Any
 
 from graphattn.training.config import RunConfig
 from graphattn.training.folder import RunFolder, directory_of, newest, time_stamp, write_json
-from graphattn.training.run import RunResult, read_result, train
+from graphattn.training.run import RunResult, read_result, train, train_in
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -83,8 +83,7 @@ def train_seeds(
     results = []
     for seed in seeds:
         of_seed, folder = dataclasses.replace(config, seed=seed), path / f"seed{seed}"
-        begun = resume and RunFolder(folder).config.is_file()
-        results.append(train(of_seed, resume=folder) if begun else train(of_seed, folder=folder))
+        results.append(train_in(of_seed, folder) if resume else train(of_seed, folder=folder))
         report(results[-1])
         write_json(path / "summary.json", summary(results))
     return path, results

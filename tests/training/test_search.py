@@ -51,14 +51,14 @@ def test_finalists_are_compared_by_their_mean_over_seeds(make_config, tmp_path: 
     lucky = {(0.1, 5): 1.0, (0.1, 6): 9.0, (0.1, 7): 9.0, (0.2, 5): 2.0, (0.2, 6): 2.0, (0.2, 7): 2.0}
     trained = []
 
-    def pretend(config, *, folder):
+    def pretend(config, folder):
         key = (config.training.lr, config.seed)
         trained.append(key)
         folder.mkdir(parents=True)
         return dataclasses.replace(done, valid=lucky.get(key, 3.0), seed=config.seed, folder=str(folder))
 
     done = tune(config, 1, tmp_path / "real").best_trial.results[0]
-    monkeypatch.setattr("graphattn.training.search.train", pretend)
+    monkeypatch.setattr("graphattn.training.search.train_in", pretend)
     found = tune(config, 12, tmp_path / "search", space={"training.lr": (0.1, 0.2)}, num_finalists=12, num_seeds=3)
     assert found.best.training.lr == 0.2 and found.best.seed == 5
     assert found.best_trial.valid == 2.0 and len(found.best_trial.results) == 3
