@@ -58,6 +58,10 @@ bench: $(INSTALLED)  ## Exactness against the specification, then times, into BE
 	@$(PY) benchmarks/exactness.py --out benchmarks/results/exactness.json
 	@$(PY) benchmarks/cold_start.py --out benchmarks/results/cold_start.json
 	@$(PY) benchmarks/attention.py --out benchmarks/results/attention.json
+	@$(PY) benchmarks/terms.py --out benchmarks/results/terms.json
+	@$(PY) benchmarks/weights.py --out benchmarks/results/weights.json
+	@$(PY) benchmarks/scaling.py --out benchmarks/results/scaling.json
+	@$(PY) benchmarks/grid.py --out benchmarks/results/grid.json
 	@$(PY) benchmarks/training_step.py --out benchmarks/results/training_step.json
 	@$(PY) benchmarks/report.py
 

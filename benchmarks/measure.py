@@ -29,16 +29,25 @@ WARM_UPS = 2
 Name = TypeVar("Name")
 
 
-def interleaved(calls: Mapping[Name, Callable[[], object]], rounds: int) -> dict[Name, list[float]]:
-    """Calls all in turn, `rounds` times after two that are not counted; returns milliseconds per counted round."""
+def interleaved(
+    calls: Mapping[Name, Callable[[], object]], rounds: int, *, warm_ups: int = WARM_UPS, at_least_ms: float = 0.0
+) -> dict[Name, list[float]]:
+    """Calls all in turn, `rounds` times after `warm_ups` that are not counted; returns milliseconds per counted round.
+
+    With `at_least_ms` a call that takes less is repeated within its round until that much time has passed, and counts
+    as its mean: what runs for a few milliseconds is not measured only with the caches that a slow neighbour left.
+    """
     times: dict[Name, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + WARM_UPS):
+    for number in range(rounds + warm_ups):
         for name, call in calls.items():
+            passed, repeats = 0.0, 0
             start = time.perf_counter()
-            call()
-            end = time.perf_counter()
-            if number >= WARM_UPS:
-                times[name].append(1e3 * (end - start))
+            while repeats == 0 or passed < at_least_ms:
+                call()
+                repeats += 1
+                passed = 1e3 * (time.perf_counter() - start)
+            if number >= warm_ups:
+                times[name].append(passed / repeats)
     return times
 
 
@@ -49,7 +58,12 @@ def spread(values: Sequence[float]) -> list[float]:
 
 def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
     """Returns the median over rounds of the ratio in that round, which a slow spell of the machine hardly moves."""
-    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+    return statistics.median(ratios(over, under))
+
+
+def ratios(over: Sequence[float], under: Sequence[float]) -> list[float]:
+    """Returns the ratio of each round."""
+    return [a / b for a, b in zip(over, under, strict=True)]
 
 
 def added_peak(call: Callable[[], object]) -> float:

@@ -1,15 +1,20 @@
-"""Writes BENCHMARKS.md from the JSON files in benchmarks/results/.
+"""Writes BENCHMARKS.md from the JSON files in benchmarks/results/, and draws the picture of one of them.
 
     python benchmarks/report.py
 
 Each figure there carries date, versions, device and the command that made it; this script adds none of its own.
 """
 
+import argparse
 import json
+import math
 import statistics
 from pathlib import Path
 
+from plots import draw_attention
+
 ROOT = Path(__file__).parent.parent
+PICTURE = "benchmarks/results/attention.svg"
 HEAD = """# Benchmarks
 
 Every figure was measured by a command in this repository; `python benchmarks/report.py` writes this page from
@@ -22,25 +27,137 @@ def short(milliseconds: float) -> str:
     return f"{milliseconds:,.0f}" if milliseconds >= 1000 else f"{milliseconds:.3g}"
 
 
+def timed(milliseconds: float, spread: list[float]) -> str:
+    """Returns the median and, in brackets, the least and the largest."""
+    return f"{short(milliseconds)} ({short(spread[0])}–{short(spread[1])})"
+
+
 def attention_table(rows: list[dict]) -> list[str]:
     """Explains and lists what benchmarks/attention.py measured."""
     lines = [
-        "float32. Median ms (minimum–maximum) of interleaved rounds, ratio to `fused` round by round, and the resident",
-        "memory that one forward and backward adds. Each contender first equals the specification in output and",
-        "gradients, except dense SDPA, which computes all pairs and is a yardstick.",
+        f"![Time of each peer as a multiple of graphattn's]({PICTURE})",
         "",
-        "| case | edges | heads | contender | forward ms | forward+backward ms | over fused | peak MiB |",
-        "|---|---:|---|---|---:|---:|---:|---:|",
+        "float32. Median ms (minimum–maximum) of interleaved rounds, ratio to `auto` (of a layer: to our layer) round",
+        "by round, and the resident memory that one forward and backward adds. Each contender first equals the",
+        "specification in output and gradients, except those marked *, which are another function and a yardstick.",
+        "benchmarks/contenders.py says what each one is.",
+        "",
+        "| case | edges | heads | contender | forward ms | forward+backward ms | ratio | bar | aim | peak MiB |",
+        "|---|---:|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
-        timed = []
-        for key in ("forward", "forward+backward"):
-            low, high = row[f"{key}_spread"]
-            timed.append(f"{short(row[f'{key}_ms'])} ({short(low)}–{short(high)})")
-        ratio = f"{row['forward+backward_over_fused']:.2f}×"
-        cells = [row["case"], f"{row['num_edges']:,}", row["heads"], row["contender"], *timed, ratio]
+        name = row["contender"] + ("\\*" if row["is_yardstick"] else "")
+        name += f" → {row['chosen']}" if "chosen" in row else ""
+        cells = [row["case"], f"{row['num_edges']:,}", row["heads"], name]
+        cells += [timed(row[f"{key}_ms"], row[f"{key}_spread"]) for key in ("forward", "forward+backward")]
+        cells.append(f"{row['forward+backward_ratio']:.2f}×")
+        cells += [f"≥ {row['bar']:g}×", f"{row['aim']:g}×"] if "bar" in row else ["", ""]
+        lines.append(f"| {' | '.join(cells)} | {row['peak_mib']:.0f} |")
+    notes = []
+    for row in rows:
+        if "sgemm_share" in row:
+            bar = f"; bar {row['sgemm_bar']:.0%}, aim {row['sgemm_aim']:.0%}" if "sgemm_bar" in row else ""
+            notes.append(
+                f"- {row['case']}: the forward runs at {row['gflops']:.0f} GFLOP/s, {row['sgemm_share']:.0%} of the "
+                f"{row['sgemm_gflops']:.0f} of torch.mm beside it{bar}."
+            )
+        if "memory_bar" in row:
+            notes.append(
+                f"- {row['case']}: {row['contender']} takes {row['memory_ratio']:.2f} times the memory of `auto`; bar "
+                f"{row['memory_bar']:g}."
+            )
+    return lines + (["", *notes] if notes else [])
+
+
+def terms_table(rows: list[dict]) -> list[str]:
+    """Explains and lists what benchmarks/terms.py measured."""
+    lines = [
+        f'impl="auto", forward with backward, float32, edge features of width {rows[0]["edge_dim"]}; bias and gate of',
+        "every edge and head, or of every type and head. Median ms (minimum–maximum), ratio to the plain form round by",
+        "round (bar: at most 1.6), and the peak of resident memory beyond the output and the gradients.",
+        "",
+        "| case | form | runs as | ms | over plain | beyond MiB | numbers per node, head | per edge, head |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        cells = [row["case"], row["form"], row["chosen"], timed(row["ms"], row["spread"]), f"{row['ratio']:.2f}×"]
+        cells += [f"{row['beyond_mib']:.1f}", f"{row['numbers_per_node_head']:.1f}"]
+        lines.append(f"| {' | '.join(cells)} | {row['numbers_per_edge_head']:.2f} |")
+    return lines
+
+
+def weights_table(rows: list[dict]) -> list[str]:
+    """Explains and lists what benchmarks/weights.py measured."""
+    lines = [
+        'impl="auto", forward without gradients, float32. Median ms (minimum–maximum), ratio to the output alone round',
+        "by round, and the resident memory that a call adds.",
+        "",
+        "| case | what | ms | over output | bar | peak MiB |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        bar = f"≤ {row['bar']:g}×" if row["bar"] else ""
+        cells = [row["case"], row["what"], timed(row["ms"], row["spread"]), f"{row['ratio']:.2f}×", bar]
         lines.append(f"| {' | '.join(cells)} | {row['peak_mib']:.0f} |")
     return lines
+
+
+def scaling_table(rows: list[dict]) -> list[str]:
+    """Explains and lists what benchmarks/scaling.py measured."""
+    lines = [
+        'impl="auto", 33 keys, forward with backward, float32. Median ms (minimum–maximum) and the resident memory',
+        "that a call adds; of the million tokens, a training step and the peak of the whole process.",
+        "",
+        "| graph | nodes | edges | heads | ms | ns per edge and head | peak MiB |",
+        "|---|---:|---:|---|---:|---:|---:|",
+    ]
+    for row in rows:
+        cells = [row["kind"], f"{row['num_nodes']:,}", f"{row['num_edges']:,}", row["heads"]]
+        cells += [timed(row["ms"], row["spread"]), f"{row['ns_per_edge_head']:.1f}"]
+        lines.append(f"| {' | '.join(cells)} | {row['peak_mib']:,.0f} |")
+    fitted = {row["kind"]: row["exponent"] for row in rows if "exponent" in row}
+    powers = ", ".join(f"{kind} {power:.3f}" for kind, power in fitted.items())
+    lines += ["", f"Time grows with edges to the power: {powers}; 1 is linear."]
+    for row in rows:
+        if "bar_gib" in row:
+            lines.append(
+                f"{row['num_nodes']:,} tokens train within {row['peak_mib'] / 1024:.2f} GiB; bar {row['bar_gib']:g}, "
+                f"aim {row['aim_gib']:g}."
+            )
+    return lines
+
+
+def grid_table(rows: list[dict]) -> list[str]:
+    """Explains and lists what benchmarks/grid.py measured, a table for each kind of graph."""
+    mean = math.exp(statistics.fmean(math.log(row["ratio"]) for row in rows))
+    worst = max(rows, key=lambda row: row["ratio"])
+    outside = [row for row in rows if not row["is_within"]]
+    lines = [
+        f"Forward with backward, {rows[0]['heads']}, float32: the ratio of `auto` to the fastest of all",
+        "implementations and peers at each point, and what was fastest; in brackets what `auto` took where that is",
+        "another. benchmarks/grid.py says what is not run because it cannot win.",
+        "",
+        f"Geometric mean {mean:.3f} (bar 1.1, aim 1.03); largest {worst['ratio']:.2f}× ({worst['kind']}, "
+        f"{worst['num_nodes']:,} nodes, {worst['degree']:,} keys: {short(worst['auto_ms'])} against "
+        f"{short(worst['best_ms'])} ms). {len(rows) - len(outside)} of {len(rows)} points are within 1.25× or 150 µs.",
+    ]
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        of_kind = {(row["num_nodes"], row["degree"]): row for row in rows if row["kind"] == kind}
+        degrees = sorted({degree for _, degree in of_kind})
+        lines += ["", f"| {kind}: nodes | " + " | ".join(f"{degree:,} keys" for degree in degrees) + " |"]
+        lines.append("|---:|" + "---|" * len(degrees))
+        for num_nodes in sorted({num_nodes for num_nodes, _ in of_kind}):
+            cells = [_grid_cell(of_kind.get((num_nodes, degree))) for degree in degrees]
+            lines.append(f"| {num_nodes:,} | {' | '.join(cells)} |")
+    return lines
+
+
+def _grid_cell(row: dict | None) -> str:
+    if row is None:
+        return ""
+    took = "" if row["chosen"] == row["best"] else f" ({row['chosen']})"
+    text = f"{row['ratio']:.2f} {row['best']}{took}"
+    return text if row["is_within"] else f"**{text}**"
 
 
 def cold_start_table(rows: list[dict]) -> list[str]:
@@ -80,12 +197,15 @@ def training_step_table(rows: list[dict]) -> list[str]:
         "|---|---|---|---|---:|---:|---:|---:|",
     ]
     for row in rows:
-        low, high = row["step_spread"]
-        timed = f"{short(row['step_ms'])} ({short(low)}–{short(high)})"
         ratio = f"{row['ratio']:.2f}×" if row["compared_with"] else ""
         edges = row["edges"].replace(" | ", ", ")  # a bar would end the cell
         cells = [f"{row['dataset']}, {row['batch_size']}", row["model"], edges, row["contender"]]
-        cells += [f"{row['num_parameters']:,}", timed, ratio, f"{row['peak_mib']:.0f}"]
+        cells += [
+            f"{row['num_parameters']:,}",
+            timed(row["step_ms"], row["step_spread"]),
+            ratio,
+            f"{row['peak_mib']:.0f}",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -159,9 +279,13 @@ TABLES = {
     "attention": attention_table,
     "cold_start": cold_start_table,
     "exactness": exactness_table,
+    "grid": grid_table,
     "molecules": molecules_table,
     "molhiv": molhiv_table,
+    "scaling": scaling_table,
+    "terms": terms_table,
     "training_step": training_step_table,
+    "weights": weights_table,
 }
 
 
@@ -185,8 +309,16 @@ def section(record: dict) -> str:
 
 
 def main() -> None:
-    records = [json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks" / "results").glob("*.json"))]
-    (ROOT / "BENCHMARKS.md").write_text("\n".join([HEAD, *map(section, records)]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the records")
+    parser.add_argument("--page", type=Path, default=ROOT / "BENCHMARKS.md", help="what to write")
+    arguments = parser.parse_args()
+    records = [json.loads(path.read_text()) for path in sorted(arguments.results.glob("*.json"))]
+    for record in records:
+        if record["benchmark"] == "attention":
+            pictures = [arguments.results / f"attention.{suffix}" for suffix in ("svg", "png")]
+            draw_attention(record["rows"], record, pictures)
+    arguments.page.write_text("\n".join([HEAD, *map(section, records)]))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from torch_geometric import EdgeIndex
     from torch_geometric.data import Data
 
+# With the plan, sources that nobody reads are left out of a second one, for layers to project the others only, where
+# less than this share is read.
+MAX_READ_SHARE = 0.75
+
 
 class AttentionGraph:
     r"""Says which sources each target attends to: explicit edges plus blocks, immutable.
@@ -444,7 +448,24 @@ class AttentionGraph:
             plan = make_plan(self.explicit_edges, self.num_src_nodes, self.num_dst_nodes, self.blocks, self._head_mask)
             plan.mark_dynamic()
             self.__dict__["_plan"] = plan
+            is_read = plan.is_read()
+            if int(is_read.sum()) < MAX_READ_SHARE * self.num_src_nodes:
+                compact, kept = self.compact_sources()
+                compact.__dict__["_plan"] = plan.keep_sources(kept)
+                compact.plan().mark_dynamic()
+                self._cache["read"] = compact, kept
         return self._plan  # type: ignore[return-value]
+
+    def only_read_sources(self) -> tuple[AttentionGraph, Tensor | None]:
+        """Returns `compact_sources()`, made once with the plan, or (self, None) where most sources are read anyway.
+
+        >>> sampled = AttentionGraph(torch.tensor([[3, 3], [0, 1]]), num_src_nodes=4)
+        >>> graph, kept = sampled.only_read_sources()
+        >>> graph.num_src_nodes, kept, graph.only_read_sources()[1]
+        (1, tensor([3]), None)
+        """
+        self.plan()
+        return self._cache.get("read", (self, None))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> AttentionGraph:
         """Returns the graph, with its plan if made, on another device."""
@@ -458,6 +479,7 @@ class AttentionGraph:
         def maybe(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else move(tensor)
 
+        read = self._cache.get("read")
         graph = AttentionGraph.__new__(AttentionGraph)
         graph.__dict__.update(
             self.__dict__,  # sizes and the number of edges need no look at the device
@@ -468,7 +490,7 @@ class AttentionGraph:
             _src_ptr=maybe(self._src_ptr),
             _dst_ptr=maybe(self._dst_ptr),
             _plan=None if self._plan is None else self._plan.map(move),
-            _cache={},
+            _cache={} if read is None else {"read": (read[0]._mapped(move), move(read[1]))},
         )
         return graph
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from graphattn.graph import pairs
 from graphattn.graph.blocks import Blocks
 from graphattn.graph.kinds import check_edge_kind, check_kinds, join, rename_bits
-from graphattn.graph.plan import Plan, pointers
+from graphattn.graph.plan import Plan, constant_degree, pointers
 from graphattn.graph.ragged import batch_of
 from graphattn.graph.validate import check_inside_graphs, check_size, check_tensor, checked_edges, plain
 
@@ -154,6 +154,7 @@ def plan_of_edge_index(edge_index: Tensor, num_src_nodes: int, num_dst_nodes: in
         None,
         (),
         True,
+        constant_degree(torch.diff(target_ptr).long(), src.numel()),
     )
 
 

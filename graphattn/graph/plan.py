@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graph.blocks import Blocks
+from graphattn.graph.ragged import ragged_range
 
 # A bucket takes another size of block while padded pairs stay within this share above real ones.
 MAX_PADDING_WASTE = 0.15
@@ -30,8 +31,19 @@ class Bucket(NamedTuple):
     first: Tensor | None
 
 
+class Groups(NamedTuple):
+    """Blocks of one shape beside each other, for kernels that take every shape as it is: nothing is padded."""
+
+    dst: Tensor  # [num_block_targets] int64 node ids
+    src: Tensor  # [num_block_sources] int64 node ids
+    prefix: Tensor  # [num_block_targets] int64: leading sources that a row reads
+    # table [num_groups, 5] int64: number of blocks, targets of each, sources of each; whether row t reads the first
+    # t + 1 sources; whether rows read other prefixes than that or all sources
+    table: Tensor
+
+
 class Plan(NamedTuple):
-    """CSR and CSC of the explicit edges, and the blocks in buckets."""
+    """CSR and CSC of the explicit edges, and the blocks in buckets and in groups."""
 
     target_ptr: Tensor  # [num_dst_nodes + 1] int64: edges of each target (CSR)
     src: Tensor  # [num_edges] int64
@@ -42,6 +54,8 @@ class Plan(NamedTuple):
     edge_id: Tensor | None  # [num_edges] canonical position where blocks stand between the edges, else None
     buckets: tuple[Bucket, ...]  # empty where the graph has no block
     covers_once: bool  # no target has more than one block row, or both a block row and an edge
+    degree: int | None = None  # edges of every target, those in blocks counted; None where it is 0 or they differ
+    groups: Groups | None = None  # None where the graph has no block
 
     @property
     def num_block_pairs(self) -> int:
@@ -55,12 +69,32 @@ class Plan(NamedTuple):
             return {name: move(value) for name, value in fields._asdict().items() if isinstance(value, Tensor)}
 
         buckets = tuple(bucket._replace(**moved(bucket)) for bucket in self.buckets)
-        return self._replace(buckets=buckets, **moved(self))
+        groups = None if self.groups is None else Groups(*map(move, self.groups))
+        return self._replace(buckets=buckets, groups=groups, **moved(self))
+
+    def is_read(self) -> Tensor:
+        """Returns whether some target reads each source, [num_src_nodes] bool."""
+        read = torch.diff(self.source_ptr) > 0
+        if self.groups is not None:
+            read[self.groups.src] = True
+        return read
+
+    def keep_sources(self, kept: Tensor) -> Plan:
+        """Returns the plan over the sources `kept`, ascending ids of all that are read: source s is kept[s] here."""
+        new_id = torch.empty_like(self.source_ptr[1:])
+        new_id[kept] = torch.arange(kept.numel(), device=kept.device)
+        groups = self.groups
+        return self._replace(
+            src=new_id[self.src],
+            source_ptr=torch.cat([self.source_ptr[kept], self.source_ptr[-1:]]),
+            buckets=tuple(bucket._replace(src=new_id[bucket.src]) for bucket in self.buckets),
+            groups=None if groups is None else groups._replace(src=new_id[groups.src]),
+        )
 
     def mark_dynamic(self) -> None:
         """Tells the compiler, where it is loaded, that the number of edges varies: a new one is no new program."""
         if "torch._dynamo" in sys.modules:
-            for tensor in (self.src, self.dst, self.source_order, self.head_mask, self.edge_id):
+            for tensor in (self.src, self.dst, self.source_order, self.head_mask, self.edge_id, *(self.groups or ())):
                 if tensor is not None:
                     torch._dynamo.maybe_mark_dynamic(tensor, 0)
 
@@ -74,18 +108,21 @@ def make_plan(
     source_order = torch.argsort(src, stable=True)
     source_ptr = pointers(src[source_order], num_src_nodes)
     if blocks is None:
-        return Plan(target_ptr, src, dst, source_ptr, source_order, head_mask, None, (), True)
+        constant = constant_degree(torch.diff(target_ptr), src.numel())
+        return Plan(target_ptr, src, dst, source_ptr, source_order, head_mask, None, (), True, constant)
     degree = torch.diff(target_ptr)
     block_rows = torch.bincount(blocks.dst, minlength=num_dst_nodes)
     covers_once = not bool(((block_rows > 1) | ((block_rows > 0) & (degree > 0))).any())
+    total = degree.index_add(0, blocks.dst, blocks.prefix)
     first = edge_id = None
     if covers_once and blocks.sources_ascend():
-        total = degree.index_add(0, blocks.dst, blocks.prefix)
         start = torch.cumsum(total, 0) - total
         first = start[blocks.dst]
         edge_id = start[dst] + torch.arange(dst.numel(), device=dst.device) - target_ptr[dst]
+    constant = constant_degree(total, dst.numel() + blocks.num_edges)
+    buckets, groups = _buckets(blocks, first), _groups(blocks)
     return Plan(
-        target_ptr, src, dst, source_ptr, source_order, head_mask, edge_id, _buckets(blocks, first), covers_once
+        target_ptr, src, dst, source_ptr, source_order, head_mask, edge_id, buckets, covers_once, constant, groups
     )
 
 
@@ -96,6 +133,20 @@ def pointers(sorted_ids: Tensor, num_nodes: int) -> Tensor:
     tensor([0, 2, 2, 3])
     """
     return torch.searchsorted(sorted_ids, torch.arange(num_nodes + 1, device=sorted_ids.device))
+
+
+def constant_degree(degree: Tensor, num_edges: int) -> int | None:
+    """Returns how many edges every target has, None where that is 0 or targets differ.
+
+    Args:
+        degree: int64 [num_dst_nodes], edges of each target.
+        num_edges: their sum; where it is no multiple of the targets, the device is not asked.
+
+    >>> constant_degree(torch.tensor([2, 2]), 4), constant_degree(torch.tensor([3, 1]), 4)
+    (2, None)
+    """
+    each, left = divmod(num_edges, max(degree.numel(), 1))
+    return each if each and not left and bool((degree == each).all()) else None
 
 
 def _buckets(blocks: Blocks, first: Tensor | None) -> tuple[Bucket, ...]:
@@ -118,6 +169,30 @@ def _buckets(blocks: Blocks, first: Tensor | None) -> tuple[Bucket, ...]:
         group_of_shape[group] = number
     bucket_of = group_of_shape.to(shape_of.device)[shape_of]
     return tuple(_bucket(blocks, (bucket_of == number).nonzero()[:, 0], first) for number in range(len(groups)))
+
+
+def _groups(blocks: Blocks) -> Groups:
+    num_targets, num_sources = torch.diff(blocks.dst_ptr), torch.diff(blocks.src_ptr)
+    block = blocks.of_target()
+    rank = torch.arange(block.numel(), device=block.device) - blocks.dst_ptr[block]
+    most = num_sources[block]
+
+    def in_each_row(holds: Tensor) -> Tensor:
+        fails = torch.zeros_like(num_targets, dtype=torch.bool)
+        fails[block[~holds]] = True
+        return ~fails  # [num_blocks]
+
+    reads_all = in_each_row(blocks.prefix == most)
+    is_causal = ~reads_all & in_each_row(blocks.prefix == torch.minimum(rank + 1, most))
+    shapes = torch.stack([num_targets, num_sources, is_causal.long(), (~reads_all & ~is_causal).long()], 1)
+    shapes, shape_of, count = torch.unique(shapes, dim=0, return_inverse=True, return_counts=True)
+    order = torch.argsort(shape_of, stable=True)
+    owner, row = ragged_range(num_targets[order])
+    rows = blocks.dst_ptr[order][owner] + row
+    owner, column = ragged_range(num_sources[order])
+    columns = blocks.src_ptr[order][owner] + column
+    table = torch.cat([count[:, None], shapes], 1)
+    return Groups(blocks.dst[rows], blocks.src[columns], blocks.prefix[rows], table)
 
 
 def _bucket(blocks: Blocks, chosen: Tensor, first: Tensor | None) -> Bucket:

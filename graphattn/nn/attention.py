@@ -46,7 +46,8 @@ class GraphAttention(nn.Module):
         embed_dim: width of x and of the output.
         num_heads: number of heads; divides embed_dim.
         score: makes query and key from node features.
-        select: shrinks the graph for this layer and step; only sources that are still read are projected.
+        select: shrinks the graph for this layer and step; only sources that are still read are projected. So it is
+            without a selection where the graph leaves more than a quarter of its sources unread.
         connect: replaces the one call of the verb (Combiner: two calls on bipartite graphs).
         edge: how edge_attr enters (`EdgeTerms`).
         dropout_p: dropout of attention weights in training.
@@ -152,6 +153,8 @@ class GraphAttention(nn.Module):
             if edge_attr is not None and edge_type is not None:
                 edge_attr, edge_type = edge_attr[edge_type], None  # a selection may add a bias of every edge
             graph, source, edge_attr, terms["edge_bias"] = self._selected(x, graph, source, edge_attr)
+        elif self.connect is None:  # a connection may read sources by their number
+            graph, source = self._read_only(graph, source)
         if self.edge is not None:
             of_edges = self.edge(edge_attr)
             bias = terms.get("edge_bias")
@@ -178,6 +181,16 @@ class GraphAttention(nn.Module):
             edge_attr = selected.align(edge_attr, of=graph)
         selected, kept = selected.compact_sources()
         return selected, source[kept], edge_attr, edge_bias
+
+    def _read_only(self, graph: AttentionGraph, source: Tensor) -> tuple[AttentionGraph, Tensor]:
+        """Drops sources that nobody reads, where the graph's plan says that they are many."""
+        is_right = isinstance(graph, AttentionGraph) and source.shape[:1] == (graph.num_src_nodes,)
+        if not is_right or source.device != graph.device:
+            return graph, source  # the verb says what is wrong
+        if graph.blocks is not None and self.impl not in ("auto", "blocks"):
+            return graph, source  # it reads the plan of the listed edges only
+        fewer, kept = graph.only_read_sources()
+        return fewer, source if kept is None else source.index_select(0, kept)
 
     def extra_repr(self) -> str:
         return f"{self.embed_dim}, num_heads={self.num_heads}, dropout_p={self.dropout_p}, impl={self.impl!r}"

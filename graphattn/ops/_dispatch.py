@@ -9,8 +9,16 @@ from torch import Tensor
 from graphattn.graph import AttentionGraph
 from graphattn.graph.validate import MAX_ENUMERATED_EDGES
 from graphattn.ops._arguments import HALF, Terms
-from graphattn.ops._impl import blocks, dense, fused, scatter
-from graphattn.ops.capability import IMPLEMENTATIONS, MAX_TYPES, check_impl, has_numba, runs_on
+from graphattn.ops._impl import blocks, dense, fused, gather, scatter
+from graphattn.ops.capability import (
+    IMPLEMENTATIONS,
+    MAX_TYPES,
+    check_impl,
+    has_numba,
+    is_transformed,
+    runs_on,
+    supports,
+)
 
 
 class Cost(NamedTuple):
@@ -26,9 +34,11 @@ class Cost(NamedTuple):
 COSTS = {
     "dense": Cost(fixed=781, weight=20604, work=23),
     "scatter": Cost(fixed=287, weight=24935, work=5072),
+    "gather": Cost(fixed=287, weight=15000, work=3100),
     "blocks": Cost(fixed=0, weight=1301, work=54, bucket=334),
     "fused": Cost(fixed=708, weight=8011, work=140),
 }
+_FOLDED = {"scatter": scatter, "gather": gather, "fused": fused}  # those that take edge features on the node side
 MAX_DENSE_PAIRS = 2**26  # per head; the specification holds several such arrays
 
 
@@ -48,6 +58,11 @@ def reason_against(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: 
         return f"it has no kernel for {sizes.device.type}"
     if impl == "fused" and sizes.device.type == "cpu" and not has_numba():
         return "Numba is not installed (pip install numba)"
+    if is_transformed() and not supports(impl, "torch_func", sizes.dtype, sizes.device):
+        return (
+            "it has no rule for vmap, grad and jvp of torch.func (in place of vmap, join the batch with disjoint_union "
+            "and call it once)"
+        )
     if impl == "blocks":
         if graph.blocks is None:
             return "the graph has no block" if graph.num_edges else None
@@ -61,6 +76,8 @@ def reason_against(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: 
         return f"listing the graph's {graph.num_edges:,} edges is refused above {MAX_ENUMERATED_EDGES:,}"
     if impl == "dense" and graph.num_dst_nodes * graph.num_src_nodes > MAX_DENSE_PAIRS:
         return f"{graph.num_dst_nodes} × {graph.num_src_nodes} pairs are above its limit of {MAX_DENSE_PAIRS:,}"
+    if impl == "gather" and graph.plan().degree is None:
+        return "it needs the same number of incoming edges, at least one, at every target"
     return None
 
 
@@ -85,21 +102,23 @@ def _time(cost: Cost, num_pairs: int, num_buckets: int, sizes: Sizes) -> float:
 def choose(graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
     """Returns the implementation expected to be fastest among those that can serve the call.
 
-    Inside a compiled region, where sizes are symbols, the order is blocks (if the graph has any), fused, scatter.
+    Inside a compiled region, where sizes are symbols, it is the first that can of blocks (if the graph has any), fused,
+    gather, scatter. Those after it are not asked, or the program would depend on what only they need to know.
     """
     if torch.compiler.is_compiling():
-        order: tuple[str, ...] = ("fused", "scatter") if graph.blocks is None else ("blocks", "fused", "scatter")
-    else:
-        order = IMPLEMENTATIONS
-    reasons = {impl: reason_against(impl, graph, sizes, reads_edges) for impl in order}
-    able = [impl for impl in order if reasons[impl] is None]
+        order = ("fused", "gather", "scatter") if graph.blocks is None else ("blocks", "fused", "gather", "scatter")
+        for impl in order:
+            if reason_against(impl, graph, sizes, reads_edges) is None:
+                return impl
+    reasons = {impl: reason_against(impl, graph, sizes, reads_edges) for impl in IMPLEMENTATIONS}
+    able = [impl for impl in IMPLEMENTATIONS if reasons[impl] is None]
     if not able:
         refusals = "; ".join(f"{impl}: {reason}" for impl, reason in reasons.items())
         raise ValueError(
             f"no implementation can serve this call on {graph!r}: {refusals}. "
             "Use a sparser graph, or one whose blocks share no target with other edges."
         )
-    return able[0] if torch.compiler.is_compiling() else min(able, key=lambda impl: estimate(impl, graph, sizes))
+    return min(able, key=lambda impl: estimate(impl, graph, sizes))
 
 
 def resolve(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
@@ -162,7 +181,7 @@ def run_logits(impl: str, query: Tensor, key: Tensor, graph: AttentionGraph, ter
                 logit_clip=terms.logit_clip,
             )
             return of_pairs[plan.dst, plan.src]
-        run = fused.logits if impl == "fused" else scatter.logits
+        run = _FOLDED[impl].logits
         query_attr = _query_attr(query, terms)
         scores = run(query, key, plan, query_attr=query_attr, edge_attr=terms.edge_attr, scale=terms.scale)
         if terms.logit_clip is not None:
@@ -187,18 +206,17 @@ def _run_folded(
         "edge_gate": terms.edge_gate,
     }
     if impl != "blocks":
-        run = fused.attention if impl == "fused" else scatter.attention
         plan = graph.enumerate().plan()
-        return run(query, key, value, plan, head_mask=plan.head_mask, **shared, **per_edge)
+        return _FOLDED[impl].attention(query, key, value, plan, head_mask=plan.head_mask, **shared, **per_edge)
     plan = graph.plan()
     rest = None
-    if plan.src.shape[0] or not plan.buckets:
+    if plan.src.shape[0] or plan.groups is None:
         run = fused.attention if runs_on("fused", query.device) and has_numba() else scatter.attention
         on_rest: dict[str, Any] = {
             name: x if x is None or plan.edge_id is None else x[plan.edge_id] for name, x in per_edge.items()
         }
         rest = run(query, key, value, plan, head_mask=plan.head_mask, edge_id=plan.edge_id, **shared, **on_rest)
-        if not plan.buckets:
+        if plan.groups is None:
             return rest
     return blocks.attention(query, key, value, plan, rest=rest, needs_lse=needs_lse, **shared, **per_edge)
 

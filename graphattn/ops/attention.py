@@ -83,7 +83,8 @@ def graph_attention(
         logit_clip: limits the scaled dot product to [−logit_clip, logit_clip], before the bias.
         dropout_p: probability of dropping a weight; kept ones are divided by 1 − dropout_p.
         seed: int64, one element; the same seed drops the same edges. None draws one from torch's default generator.
-        impl: "auto", "dense" (the specification), "scatter", "blocks" or "fused"; `explain` shows the choice.
+        impl: "auto", "dense" (the specification), "scatter", "gather" (as many edges at every target), "blocks" or
+            "fused"; `explain` shows the choice.
 
     Returns:
         [num_dst_nodes, num_heads, value_dim] in query's dtype. A target without an edge, or whose logits are all −inf,
@@ -91,7 +92,8 @@ def graph_attention(
 
     Raises:
         TypeError, ValueError: naming the argument, the rule, the value and the next step; also if the named `impl`
-            cannot serve the call, with those that can.
+            cannot serve the call, with those that can. Under `torch.func.vmap`, `grad` and `jvp` these are dense,
+            scatter and gather; a batch is faster joined into one graph by `disjoint_union`.
 
     Source: Vaswani et al. 2017, sec. 3.2, on an explicit edge set; gates, clip and bias as in EGT (Hussain et al.
     2022), whose degree scaler is left to the caller.
@@ -198,7 +200,7 @@ def attention_weights(
 
     Args:
         query, key, graph and the score arguments: as in `graph_attention`.
-        impl: "auto", "dense", "scatter" or "fused".
+        impl: "auto", "dense", "scatter", "gather" or "fused".
 
     Returns:
         alpha [num_edges, num_heads] in the order of `graph.edge_index`; sums to one over the edges of a target, zero
@@ -244,7 +246,7 @@ def edge_logits(
 
     Args:
         query, key, graph and the score arguments: as in `graph_attention`.
-        impl: "auto", "dense", "scatter" or "fused".
+        impl: "auto", "dense", "scatter", "gather" or "fused".
 
     Returns:
         [num_edges, num_heads] in the order of `graph.edge_index`, also for heads that a `head_mask` hides.
@@ -306,7 +308,7 @@ def _wide_logits(
     query, key, _ = check_features(query, key, key, graph)
     checked = check_terms(query, graph, **terms)
     if impl == "blocks":
-        raise ValueError("impl='blocks' cannot return values per edge. These can: dense, scatter, fused.")
+        raise ValueError("impl='blocks' cannot return values per edge. These can: dense, scatter, gather, fused.")
     listed = graph.enumerate()
     chosen = resolve(impl, listed, _sizes(query, query.shape[2]), checked.reads_edges)
     return run_logits(chosen, query, key, listed, checked), query.dtype

@@ -4,11 +4,11 @@ import importlib.util
 
 import torch
 
-IMPLEMENTATIONS = ("dense", "scatter", "blocks", "fused")
+IMPLEMENTATIONS = ("dense", "scatter", "gather", "blocks", "fused")
 
 ARGUMENTS = (
     "edge_bias", "edge_gate", "head_gate", "edge_attr", "edge_key_weight", "edge_value_weight", "edge_type",
-    "logit_clip", "dropout_p", "head_mask", "grouped_heads", "lse", "double_backward",
+    "logit_clip", "dropout_p", "head_mask", "grouped_heads", "lse", "double_backward", "torch_func",
 )  # fmt: skip
 
 # Up to this many types of edges, numbers per target, head and type take less than features of every edge.
@@ -19,8 +19,9 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _LACKS = {
     "dense": frozenset[str](),
     "scatter": frozenset[str](),
-    "blocks": frozenset({"double_backward"}),  # torch's fused dense kernels have no second derivative
-    "fused": frozenset({"double_backward"}),
+    "gather": frozenset[str](),
+    "blocks": frozenset({"double_backward", "torch_func"}),  # torch's fused dense kernels have no second derivative
+    "fused": frozenset({"double_backward", "torch_func"}),
 }
 _DEVICES = {"fused": ("cpu",)}  # the others run wherever torch does
 
@@ -31,7 +32,7 @@ def supports(impl: str, argument: str, dtype: torch.dtype = torch.float32, devic
     Args:
         impl: one of `IMPLEMENTATIONS`.
         argument: one of `ARGUMENTS`: an argument of `graph_attention`, or `head_mask`, `grouped_heads`, `lse`,
-            `double_backward`.
+            `double_backward`, `torch_func` (`torch.func.vmap`, `grad`, `jvp` and forward-mode derivatives).
         dtype, device: of the query.
 
     Raises:
@@ -57,6 +58,15 @@ def check_impl(impl: str) -> None:
 def runs_on(impl: str, device: torch.device | str) -> bool:
     """Returns whether an implementation has a kernel for this device."""
     return torch.device(device).type in _DEVICES.get(impl, (torch.device(device).type,))
+
+
+def is_transformed() -> bool:
+    """Returns whether the call stands inside a transform of `torch.func`, or takes forward-mode derivatives.
+
+    Operators with a hand-written backward would be looped over by vmap, and would pass on no forward derivative.
+    """
+    in_transform = torch._C._are_functorch_transforms_active()  # type: ignore[attr-defined]
+    return in_transform or torch.autograd.forward_ad._current_level >= 0
 
 
 def has_numba() -> bool:

@@ -11,6 +11,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from graphattn.ops.capability import is_transformed
+
 
 def segment_sum(values: Tensor, index: Tensor, num_segments: int, ptr: Tensor | None = None) -> Tensor:
     """Sums the rows of `values` that share an index.
@@ -66,8 +68,8 @@ class _SortedSum(torch.autograd.Function):
 
 
 def installed_torch_scatter() -> ModuleType | None:
-    """Returns torch-scatter where it can be imported and no compiler is tracing, else None."""
-    return None if torch.compiler.is_compiling() else _import_torch_scatter()
+    """Returns torch-scatter where it can be imported, and no compiler or transform looks inside, else None."""
+    return None if torch.compiler.is_compiling() or is_transformed() else _import_torch_scatter()
 
 
 @functools.cache

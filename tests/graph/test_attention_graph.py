@@ -204,6 +204,7 @@ def test_to_moves_every_tensor_and_needs_no_look_at_the_values(graph: AttentionG
     tensors = [value for value in moved.__dict__.values() if isinstance(value, torch.Tensor)]
     tensors += [*(moved.blocks or ()), *(value for value in moved.plan() if isinstance(value, torch.Tensor))]
     tensors += [value for bucket in moved.plan().buckets for value in bucket if value is not None]
+    tensors += [*(moved.plan().groups or ())]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert hash(moved) == hash(graph)
     assert repr(moved) == repr(graph)

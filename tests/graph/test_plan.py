@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from graphattn.graph import AttentionGraph, bicliques, node_ptr
-from graphattn.graph.plan import MAX_PADDING_WASTE, Bucket, Plan, pointers
+from graphattn.graph.plan import MAX_PADDING_WASTE, Bucket, Groups, Plan, pointers
 from graphattn.graph.rules import is_causal
 from tests.strategies import batch_graphs, block_graphs, graphs, mixed_graphs, nodes, pairs_in
 
@@ -105,6 +105,64 @@ def test_padding_stays_within_its_share(sizes: list[int]) -> None:
     assert sum(bucket.dst.shape[0] for bucket in buckets) == len(sizes)
 
 
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=30))
+def test_padding_stays_within_its_share_for_targets_and_sources_of_any_number(shapes: list[tuple[int, int]]) -> None:
+    num_targets, num_sources = torch.tensor(shapes).T
+    dst_ptr, src_ptr = node_ptr(num_targets), node_ptr(num_sources)
+    num_dst, num_src = int(num_targets.sum()), int(num_sources.sum())
+    blocks = bicliques(dst_ptr, torch.arange(num_dst), src_ptr, torch.arange(num_src))
+    plan = AttentionGraph(NO_EDGE, num_src, num_dst, blocks=blocks, src_ptr=src_ptr, dst_ptr=dst_ptr).plan()
+    for bucket in plan.buckets:
+        real = sum(len(sources) for _, sources, _ in rows(bucket))
+        assert bucket.dst.numel() * bucket.src.shape[1] <= (1 + MAX_PADDING_WASTE) * real
+    assert plan.num_block_pairs <= (1 + MAX_PADDING_WASTE) * sum(t * s for t, s in shapes)
+
+
+def read_rows(groups: Groups) -> list[tuple[int, int]]:
+    """Lists the pairs that groups say, by their table alone; `prefix` is looked at only where the table says so."""
+    listed, row, column = [], 0, 0
+    for num_blocks, num_targets, num_sources, reads_upto_itself, reads_prefix in groups.table.tolist():
+        for _ in range(num_blocks):
+            sources = groups.src[column : column + num_sources].tolist()
+            for rank in range(num_targets):
+                upto = rank + 1 if reads_upto_itself else num_sources
+                upto = int(groups.prefix[row + rank]) if reads_prefix else upto
+                listed += [(int(groups.dst[row + rank]), j) for j in sources[:upto]]
+            row, column = row + num_targets, column + num_sources
+    assert (row, column) == (groups.dst.numel(), groups.src.numel())
+    return listed
+
+
+@given(graphs())
+def test_groups_cover_each_pair_of_each_block_exactly_once(graph: AttentionGraph) -> None:
+    groups = graph.plan().groups
+    assert (groups is None) == (graph.blocks is None)
+    if groups is not None:
+        assert sorted(read_rows(groups)) == sorted((i, j) for i, j, _ in pairs_in(graph.blocks))
+        assert len({tuple(row) for row in groups.table[:, 1:].tolist()}) == len(groups.table)
+
+
+def test_a_group_says_which_staircase_its_rows_are() -> None:
+    batch = full([2, 3, 2])
+    assert batch.plan().groups.table.tolist() == [[2, 2, 2, 0, 0], [1, 3, 3, 0, 0]]
+    assert batch.keep(is_causal).plan().groups.table.tolist() == [[2, 2, 2, 1, 0], [1, 3, 3, 1, 0]]
+    sampled = full([5]).keep_sources(torch.tensor([True, False, True, True, False])).keep(is_causal)
+    assert sampled.plan().groups.table.tolist() == [[1, 5, 3, 0, 1]]
+
+
+@given(graphs() | mixed_graphs() | batch_graphs())
+def test_the_plan_without_unread_sources_is_that_of_the_compact_graph(graph: AttentionGraph) -> None:
+    compact, kept = graph.compact_sources()
+    ours, expected = graph.plan().keep_sources(kept), compact.plan()
+
+    def tensors(plan: Plan) -> list[torch.Tensor | None]:
+        fields = [*plan[:7], *(plan.groups or ()), *(field for bucket in plan.buckets for field in bucket)]
+        return [field for field in fields if isinstance(field, torch.Tensor)]
+
+    assert_close(tensors(ours), tensors(expected))
+    assert graph.plan().is_read().nonzero()[:, 0].tolist() == kept.tolist()
+
+
 def test_blocks_of_one_size_share_a_bucket_without_padding() -> None:
     (bucket,) = full([5] * 7).plan().buckets
     assert bucket.dst.shape == bucket.src.shape == (7, 5)
@@ -128,7 +186,12 @@ def test_map_reaches_every_tensor_and_nothing_else(graph: AttentionGraph) -> Non
     doubled = plan.map(lambda tensor: tensor.clone())
 
     def shapes(plan: Plan) -> list[object]:
-        fields = [*plan[:7], *(field for bucket in plan.buckets for field in bucket), plan.covers_once]
+        fields = [
+            *plan[:7],
+            *(plan.groups or ()),
+            *(field for bucket in plan.buckets for field in bucket),
+            plan.covers_once,
+        ]
         return [field.tolist() if isinstance(field, torch.Tensor) else field for field in fields]
 
     assert shapes(doubled) == shapes(plan)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -231,6 +231,47 @@ def test_a_kind_of_edge_that_the_model_does_not_know_is_refused() -> None:
 # --- compiled ------------------------------------------------------------------------------------------------------
 
 
+WARM_UP = 2  # batches: the first program, and the one for sizes that vary
+
+
+def ten_batches(start: int = 0) -> list[GraphBatch]:
+    """Batches of two to eleven molecules, no two alike in molecules, atoms or edges."""
+    batches = []
+    for size in (5, 3, 7, 2, 11, 4, 9, 6, 10, 8):
+        batches.append(LOCAL_AND_GLOBAL([molecule(3 + i % 11, i) for i in range(start, start + size)]))
+        start += size
+    assert len({(batch.num_graphs, batch.x.shape[0], batch.graph.num_edges) for batch in batches}) == 10
+    return batches
+
+
+def check_compiled(backend: str, is_training: bool, dropout_p: float, is_listed: bool) -> None:
+    """Ten batches after the warm-up: no graph break, no other program; but for dropout the plain model's numbers."""
+    import torch._dynamo
+
+    terms = ("key", "value", "bias", "gate")
+    model = model_of(dropout_p=dropout_p, attention_dropout_p=dropout_p, num_layers=1, edge_terms=terms).float()
+    model.train(is_training)
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+
+    def out_and_gradients(run: Callable[[GraphBatch], Tensor], batch: GraphBatch) -> list[Tensor]:
+        model.zero_grad()
+        out = run(batch)
+        out.square().sum().backward()
+        grads = [parameter.grad for parameter in model.parameters()]
+        assert all(grad is not None and bool(grad.isfinite().all()) for grad in grads)
+        return [out.detach(), *grads]  # type: ignore[list-item]
+
+    for number, batch in enumerate(ten_batches(start=100)[:WARM_UP] + ten_batches()):
+        batch = batch.without_types() if is_listed else batch
+        with torch._dynamo.config.patch(error_on_recompile=number >= WARM_UP):
+            ours = out_and_gradients(compiled, batch)
+        if not is_training or not dropout_p:
+            expected = out_and_gradients(model, batch)
+            rounding = 1e-5 * max(float(each.abs().max()) for each in expected)  # before a norm, gradients are all that
+            for mine, theirs in zip(ours, expected, strict=True):
+                assert_close(mine, theirs, rtol=1e-3, atol=rounding)
+
+
 @pytest.fixture
 def dynamo() -> Iterator[None]:
     import torch._dynamo
@@ -240,19 +281,21 @@ def dynamo() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def test_the_whole_model_compiles_without_a_break_and_serves_any_batch(dynamo: None) -> None:
-    model = model_of(dropout_p=0.0, num_layers=1).float().train()
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    start = 0
-    for number, size in enumerate([5, 3, 7, 2]):
-        batch = LOCAL_AND_GLOBAL([molecule(3 + i % 11, i) for i in range(start, start + size)])
-        start += size
-        with torch._dynamo.config.patch(error_on_recompile=number > 1):
-            out = compiled(batch)
-        model.zero_grad()
-        out.square().sum().backward()
-        assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
-        assert_close(out, model(batch), rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize(
+    "is_training, dropout_p, is_listed",
+    [(True, 0.2, False), (False, 0.2, False), (True, 0.0, True)],
+    ids=["training", "evaluation", "training over features of every edge"],
+)
+def test_the_whole_model_is_one_program_for_ten_batches_of_molecules(
+    is_training: bool, dropout_p: float, is_listed: bool, dynamo: None
+) -> None:
+    check_compiled("aot_eager", is_training, dropout_p, is_listed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_training", [True, False], ids=["training", "evaluation"])
+def test_inductor_makes_one_program_for_ten_batches_of_molecules(is_training: bool, dynamo: None) -> None:
+    check_compiled("inductor", is_training, dropout_p=0.2, is_listed=False)
 
 
 # --- configuration -------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,12 @@ from graphattn.connectivity import full, sliding_window
 from graphattn.graph import AttentionGraph
 from graphattn.nn import DotProduct, EdgeTerms, GraphAttention
 from graphattn.ops import IMPLEMENTATIONS, attention_weights, graph_attention
+from graphattn.ops._dispatch import Sizes, reason_against
 from tests.ops.graphs import GRAPHS, block, edges, with_blocks
 
 NUM_NODES, EMBED_DIM, NUM_HEADS = 11, 15, 3
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
+SIZES = Sizes(NUM_HEADS, EMBED_DIM // NUM_HEADS, EMBED_DIM // NUM_HEADS, torch.float64, torch.device("cpu"))
 
 
 def layer_of(**options: Any) -> Any:  # its seats are modules of any kind
@@ -56,8 +59,8 @@ def test_it_equals_a_dense_computation_with_its_own_weights(name: str, impl: str
     graph = GRAPHS[name]
     layer = layer_of(impl=impl, num_key_heads=num_key_heads)
     x = drawn(NUM_NODES, EMBED_DIM)
-    if impl == "blocks" and graph.blocks is None:
-        with pytest.raises(ValueError, match="the graph has no block"):
+    if impl != "auto" and (reason := reason_against(impl, graph, SIZES, reads_edges=False)) is not None:
+        with pytest.raises(ValueError, match=re.escape(reason)):
             layer(x, graph)
     else:
         assert_close(layer(x, graph), by_hand(layer, x, graph, x), **EXACT)
@@ -207,6 +210,86 @@ def test_a_selection_projects_only_the_sources_still_read(
     out.square().sum().backward()
     grad = layer.select.scorer.weight.grad
     assert (grad is not None and grad.abs().max() > 0) == has_bias
+
+
+SAMPLED = {
+    "blocks": full(NUM_NODES).keep_sources(torch.arange(NUM_NODES) % 3 == 0),
+    "edges": sliding_window(NUM_NODES, 3).keep_sources(torch.arange(NUM_NODES) % 3 == 0),
+    "both": with_blocks(edges("4: 2; 8: 6"), block([*range(NUM_NODES)], [0, 7])),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_sources_that_nobody_reads_are_not_projected(name: str) -> None:
+    graph, layer = SAMPLED[name], layer_of(num_key_heads=1)
+    x = drawn(NUM_NODES, EMBED_DIM).requires_grad_()
+    keys, values, queries = (rows_through(m) for m in (layer.score.key_proj, layer.value_proj, layer.score.query_proj))
+    out = layer(x, graph)
+    assert keys == values == [4] and queries == [NUM_NODES]
+    expected = by_hand(layer, x, graph, x)
+    assert_close(out, expected, **EXACT)
+    ours, theirs = (torch.autograd.grad(y.square().sum(), [x, *layer.parameters()]) for y in (out, expected))
+    assert_close(ours, theirs, **EXACT)
+
+
+def test_an_eighth_of_the_sources_costs_an_eighth_of_the_projections() -> None:
+    graph = full(4096).keep_sources(torch.arange(4096) % 8 == 0)
+    layer = GraphAttention(8, 2)
+    rows = rows_through(layer.value_proj)
+    with torch.no_grad():
+        layer(torch.zeros(4096, 8), graph)
+    assert rows == [512]
+
+
+def test_what_is_unread_is_found_once_and_moves_with_the_graph() -> None:
+    graph = full(NUM_NODES).keep_sources(torch.arange(NUM_NODES) % 3 == 0)
+    fewer, kept = graph.only_read_sources()
+    assert graph.only_read_sources()[0] is fewer and kept.tolist() == [0, 3, 6, 9]
+    moved = graph.to("meta")  # a device without values, so nothing can be found there
+    assert moved.only_read_sources()[0].num_src_nodes == 4 and moved.only_read_sources()[1].device.type == "meta"
+
+
+def test_a_few_unread_sources_are_projected_rather_than_gathered_around() -> None:
+    layer = layer_of()
+    rows = rows_through(layer.value_proj)
+    layer(drawn(NUM_NODES, EMBED_DIM), GRAPHS["lonely nodes"])
+    assert rows == [NUM_NODES]
+
+
+def test_a_connection_reads_sources_by_their_own_numbers() -> None:
+    graph, layer = SAMPLED["edges"], layer_of(connect=TwoHalves())
+    x = drawn(NUM_NODES, EMBED_DIM)
+    before, after = (
+        by_hand(layer, x, graph.keep(rule), x) - layer.out_proj.bias
+        for rule in (lambda src, dst: src <= dst, lambda src, dst: src > dst)
+    )
+    assert_close(layer(x, graph), 0.25 * before + 0.75 * after + layer.out_proj.bias, **EXACT)
+
+
+def test_edge_features_of_sampled_sources_stay_with_their_edges() -> None:
+    graph, layer = SAMPLED["blocks"], layer_of(edge=EdgeTerms(2, bias=True, gate=True))
+    x, edge_attr = drawn(NUM_NODES, EMBED_DIM), drawn(graph.num_edges, 2)
+    rows = rows_through(layer.value_proj)
+    out = layer(x, graph, edge_attr=edge_attr)
+    layer.impl = "dense"
+    assert_close(out, layer(x, graph, edge_attr=edge_attr), **EXACT)
+    assert rows == [4, NUM_NODES]
+
+
+def test_sampled_sources_compile_whole_and_once() -> None:
+    import torch._dynamo
+
+    torch._dynamo.reset()
+    layer = layer_of().float()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    for number in range(6):
+        size = 120 + 3 * number
+        graph = full(size).keep_sources(torch.arange(size) % 3 == 0)
+        graph.plan()
+        x = drawn(size, EMBED_DIM).float()
+        with torch._dynamo.config.patch(error_on_recompile=number > 1):
+            assert_close(compiled(x, graph), layer(x, graph))
+    torch._dynamo.reset()
 
 
 def test_a_selection_carries_edge_features_along_and_adds_its_bias_to_theirs() -> None:

@@ -36,9 +36,10 @@ def test_each_use_makes_its_argument_of_the_verb_and_no_other(uses: dict[str, bo
 @pytest.mark.parametrize("uses", COMBINATIONS, ids=name_of)
 def test_the_terms_mean_keys_and_values_of_their_own_for_every_edge(uses: dict[str, bool]) -> None:
     torch.manual_seed(0)
-    graph = GRAPHS["lonely nodes"]
+    graph = GRAPHS["three keys each"]
     module = EdgeTerms(2, **uses).build(3, head_dim=5, value_dim=7).double()
-    query, key, value = (torch.randn(11, 3, dim, dtype=torch.float64) for dim in (5, 5, 7))
+    query = torch.randn(11, 3, 5, dtype=torch.float64)
+    key, value = (torch.randn(13, 3, dim, dtype=torch.float64) for dim in (5, 7))
     terms = module(torch.randn(graph.num_edges, 2, dtype=torch.float64))
     src, dst = graph.edge_index
     keys, values = key[src], value[src]  # [num_edges, num_heads, dim]

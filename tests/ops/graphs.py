@@ -41,6 +41,7 @@ def with_heads(graph: AttentionGraph, seed: int = 0) -> AttentionGraph:
 
 
 _few = "0: 1 2 5; 1: 1 4; 2: 0 9 10; 3: 0 1 2 3 4 5 6 8 9 10; 5: 3 6; 6: 5; 8: 1 8 9; 9: 0 10; 10: 8 9 10"
+_three_each = "; ".join(f"{target}: {target % 3} {3 + target % 5} {9 + target % 4}" for target in range(11))
 _outside = "5: 0 3 6; 6: 1 2; 7: 10 ; 9: 0 4 8 9 10; 10: 2 7"
 
 GRAPHS = {
@@ -62,6 +63,11 @@ GRAPHS = {
     ),
     "padded blocks": full(torch.tensor([9, 10])),  # 19 nodes, in one bucket
     "padded staircases": disjoint_union([full(10), full(9)]).keep(is_causal),
+    "three keys each": edges(_three_each, 13),
+    "three keys each in a block or not": with_blocks(
+        edges("5: 0 2 4; 6: 1 7 8; 7: 2 3 10; 8: 0 3 9; 9: 4 8 9; 10: 5 9 10"), block([0, 1, 2, 3, 4], [0, 1, 4])
+    ),
     "head mask": with_heads(sliding_window(11, 3)),
+    "head mask over three keys each": with_heads(edges(_three_each, 13)),
     "head mask and block": with_heads(with_blocks(edges(_outside), block([0, 1, 2], [0, 1, 4, 5, 6, 8, 10]))),
 }

@@ -18,9 +18,9 @@ from tests import strategies
 from tests.ops.graphs import GRAPHS, block, edges, with_blocks
 
 Inputs = dict[str, Any]
-GRAPH = GRAPHS["blocks and edges"]  # one that every implementation can serve
+GRAPH = GRAPHS["three keys each in a block or not"]  # one that every implementation can serve
 HEADS = AttentionGraph(
-    GRAPH.explicit_edges, 11, blocks=GRAPH.blocks, head_mask=torch.eye(3, dtype=torch.bool).repeat(5, 1)[:13]
+    GRAPH.explicit_edges, 11, blocks=GRAPH.blocks, head_mask=torch.eye(3, dtype=torch.bool).repeat(6, 1)
 )
 
 
@@ -58,8 +58,16 @@ def inputs_for(argument: str, dtype: torch.dtype) -> Inputs:
 
 
 def call(impl: str, argument: str, dtype: torch.dtype) -> None:
-    """Forward and backward; twice backward for `double_backward`."""
+    """Forward and backward; twice backward for `double_backward`, by transforms for `torch_func`."""
     inputs = inputs_for(argument, dtype)
+    if argument == "torch_func":
+        queries = torch.stack([inputs.pop("query"), torch.randn(11, 3, 5, dtype=dtype)])
+
+        def loss(query: Tensor) -> Tensor:
+            return graph_attention(query, **inputs, impl=impl).float().square().sum()
+
+        assert torch.func.vmap(torch.func.grad(loss))(queries).abs().max() > 0
+        return
     function: Callable[..., Any] = attention_with_lse if argument == "lse" else graph_attention
     query: Tensor = inputs["query"].requires_grad_()
     result = function(**inputs, impl=impl)
@@ -92,12 +100,12 @@ def test_the_table_names_every_argument_that_an_implementation_might_lack() -> N
 def test_fused_runs_where_it_has_kernels_and_the_others_wherever_torch_does() -> None:
     assert runs_on("fused", "cpu") and not runs_on("fused", "mps")
     assert not supports("fused", "edge_bias", device="mps")
-    assert all(supports(impl, "edge_bias", device="mps") for impl in ("dense", "scatter", "blocks"))
+    assert all(supports(impl, "edge_bias", device="mps") for impl in IMPLEMENTATIONS if impl != "fused")
     assert not any(supports(impl, "edge_bias", dtype=torch.int64) for impl in IMPLEMENTATIONS)
 
 
 def test_unknown_names_are_refused_with_the_valid_ones() -> None:
-    with pytest.raises(ValueError, match="'auto' or one of dense, scatter, blocks, fused, got 'flash'"):
+    with pytest.raises(ValueError, match="'auto' or one of dense, scatter, gather, blocks, fused, got 'flash'"):
         supports("flash", "edge_bias")
     with pytest.raises(ValueError, match=r"argument must be one of edge_bias, .*, got 'bias'. Check the spelling"):
         supports("dense", "bias")
@@ -108,6 +116,17 @@ def test_unknown_names_are_refused_with_the_valid_ones() -> None:
 
 def sizes(heads: int = 3, head_dim: int = 5) -> dispatch.Sizes:
     return dispatch.Sizes(heads, head_dim, head_dim, torch.float32, torch.device("cpu"))
+
+
+def test_gather_is_refused_where_degrees_differ_and_taken_into_account_where_not() -> None:
+    for name, graph in GRAPHS.items():
+        degree = strategies.dense(graph).any(0) if graph.head_mask is not None else strategies.dense(graph)
+        one = degree.sum(-1).unique()
+        expected = int(one) if one.numel() == 1 and int(one) else None
+        assert graph.plan().degree == graph.enumerate().plan().degree == expected, name
+        reason = dispatch.reason_against("gather", graph, sizes(), False)
+        assert (reason is None) == (expected is not None), name
+        assert reason is None or "same number of incoming edges, at least one, at every target" in reason
 
 
 @given(strategies.graphs())

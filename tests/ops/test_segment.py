@@ -68,6 +68,14 @@ def test_sorted_segments_are_summed_by_torch_scatter_where_it_is(stand_in: list[
     assert stand_in == ["segment_csr"]
 
 
+def test_inside_a_transform_torch_sums_for_torch_scatter_has_no_rule_for_it(stand_in: list[str]) -> None:
+    batch = torch.stack([VALUES, 2 * VALUES])
+    assert_close(torch.func.vmap(lambda x: segment_sum(x, INDEX, 7, PTR))(batch), torch.stack([sums(), 2 * sums()]))
+    weighted = torch.func.grad(lambda x: (segment_sum(x, INDEX, 7, PTR) * sums()).sum())
+    assert_close(weighted(VALUES), sums()[INDEX])
+    assert not stand_in
+
+
 @pytest.mark.parametrize("name", ["window", "lonely nodes", "no edges", "no nodes", "bipartite", "head mask"])
 def test_attention_is_the_same_with_and_without_it(name: str, stand_in: list[str]) -> None:
     graph = GRAPHS[name]

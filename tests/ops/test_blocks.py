@@ -1,0 +1,340 @@
+"""Blocks beyond what every implementation is held to: shapes, merges and staircases, and what they must not cost."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import Tensor
+from torch.testing import assert_close
+
+from graphattn.connectivity import full
+from graphattn.graph import AttentionGraph, Blocks, disjoint_union
+from graphattn.graph.rules import is_causal
+from graphattn.ops import attention_with_lse, graph_attention
+from graphattn.ops._impl import blocks
+from tests import strategies
+from tests.ops.graphs import GRAPHS as COMMON
+from tests.ops.graphs import block, edges, with_blocks
+
+EXACT = {"atol": 1e-10, "rtol": 1e-10}
+
+
+def marked(num_nodes: int, nodes: list[int]) -> Tensor:
+    chosen = torch.zeros(num_nodes, dtype=torch.bool)
+    chosen[nodes] = True
+    return chosen
+
+
+def staircase(prefix: list[int], src: list[int]) -> AttentionGraph:
+    """Target t reads the first prefix[t] of the sources."""
+    made = Blocks(
+        torch.tensor([0, len(prefix)]),
+        torch.arange(len(prefix)),
+        torch.tensor([0, len(src)]),
+        torch.tensor(src),
+        torch.tensor(prefix),
+        torch.ones(1, dtype=torch.int16),
+    )
+    return AttentionGraph(torch.empty(2, 0, dtype=torch.int64), max(src) + 1, len(prefix), blocks=made)
+
+
+EVEN = marked(11, [1, 2, 5, 7])
+GRAPHS = {
+    "sampled sources": full(11).keep_sources(EVEN),
+    "sampled sources and edges": full(11).keep_sources(EVEN) | edges("0: 0 4; 3: 0 3 9; 10: 10"),
+    "many sizes": full(torch.tensor([3, 1, 5, 3, 2, 5, 0, 4])),
+    "two halves of the sources": with_blocks(
+        edges("4: 10"), block([*range(11)], [0, 1, 2, 3, 4]), block([*range(11)], [5, 6, 7, 8, 9])
+    ),
+    "overlapping shapes": with_blocks(
+        edges("0: 10; 9: 1 2"), block([0, 1, 2, 3], [0, 1, 2]), block([2, 3, 5], [6, 7, 8, 9]), block([1, 2], [4])
+    ),
+    "causal": full(11).keep(is_causal),
+    "causal of many sizes": disjoint_union([full(n) for n in (4, 2, 4, 1)]).keep(is_causal),
+    "causal with more targets": full(5, dst_sizes=11).keep(is_causal),
+    "causal beside hubs": with_blocks(
+        full(11).keep(is_causal).keep_sources(marked(11, [3, 4, 5, 6])), block([0, 5, 9], [7, 8])
+    ),
+    "a staircase with an offset": staircase([3, 4, 5, 6, 7, 8, 9, 10, 11], [*range(11)]),
+    "a staircase downwards": staircase([7, 7, 4, 3, 1], [2, 0, 5, 1, 6, 3, 4]),
+    **{name: graph for name, graph in COMMON.items() if graph.blocks is not None},
+}
+
+
+def inputs_of(
+    graph: AttentionGraph, heads: int = 3, key_heads: int = 3, head_dim: int = 5, value_dim: int = 5
+) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(graph.num_edges)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    return {
+        "query": normal(graph.num_dst_nodes, heads, head_dim),
+        "key": normal(graph.num_src_nodes, key_heads, head_dim),
+        "value": normal(graph.num_src_nodes, key_heads, value_dim),
+    }
+
+
+def results(
+    graph: AttentionGraph, impl: str, inputs: dict[str, Tensor], out_counts: bool = True, lse_counts: bool = True
+) -> dict[str, Tensor]:
+    """Output, lse, and the gradients of a sum over one or both of them, in which every number counts differently."""
+    out, lse = attention_with_lse(**inputs, graph=graph, impl=impl)
+    generator = torch.Generator().manual_seed(5)
+    of_out = (out * torch.randn(out.shape, generator=generator, dtype=out.dtype)).sum()
+    seen = torch.where(lse.isfinite(), lse, 0.0)
+    of_lse = (seen * torch.randn(lse.shape, generator=generator, dtype=lse.dtype)).sum()
+    total = out_counts * of_out + lse_counts * of_lse if out_counts and lse_counts else of_out if out_counts else of_lse
+    grads = torch.autograd.grad(total, list(inputs.values()), allow_unused=True)
+    named = {f"gradient of {name}": grad for name, grad in zip(inputs, grads)}
+    named = {name: torch.zeros(0) if grad is None or not grad.any() else grad for name, grad in named.items()}
+    return {"out": out.detach(), "lse": lse.detach(), **named}
+
+
+def check(graph: AttentionGraph, inputs: dict[str, Tensor], **counts: bool) -> None:
+    assert_close(results(graph, "blocks", inputs, **counts), results(graph, "dense", inputs, **counts), **EXACT)
+
+
+# --- exactness -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("out_counts, lse_counts", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("head_dim, value_dim", [(5, 5), (5, 7), (7, 5)])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_plain_blocks_equal_dense(name: str, head_dim: int, value_dim: int, out_counts: bool, lse_counts: bool) -> None:
+    inputs = inputs_of(GRAPHS[name], head_dim=head_dim, value_dim=value_dim)
+    check(GRAPHS[name], inputs, out_counts=out_counts, lse_counts=lse_counts)
+
+
+@pytest.mark.parametrize("heads, key_heads", [(3, 1), (6, 2)])
+@pytest.mark.parametrize("name", [name for name, graph in GRAPHS.items() if graph.head_mask is None])
+def test_grouped_heads_share_keys_in_every_way_to_run(
+    name: str, heads: int, key_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = GRAPHS[name]
+    inputs = inputs_of(graph, heads, key_heads, value_dim=7)
+    check(graph, inputs)
+    monkeypatch.setattr(blocks, "runs_unpadded", lambda device: False)
+    check(graph, inputs)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_masks_made_strip_by_strip_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "MAX_MASKED_PAIRS", 1)
+    monkeypatch.setattr(blocks, "MIN_MASKED_ROWS", 2)
+    check(GRAPHS[name], inputs_of(GRAPHS[name]))
+
+
+@pytest.mark.parametrize("heads, key_heads", [(3, 3), (6, 2)])
+@pytest.mark.parametrize("name", [name for name, graph in GRAPHS.items() if graph.head_mask is None])
+def test_without_lse_the_padded_way_gives_the_same(
+    name: str, heads: int, key_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = GRAPHS[name]
+    inputs = inputs_of(graph, heads, key_heads)
+
+    def gradients(impl: str) -> list[Tensor]:
+        out = graph_attention(**inputs, graph=graph, impl=impl)
+        return [out, *torch.autograd.grad(out.square().sum(), list(inputs.values()), materialize_grads=True)]
+
+    unpadded, expected = gradients("blocks"), gradients("dense")
+    monkeypatch.setattr(blocks, "runs_unpadded", lambda device: False)
+    monkeypatch.setattr(blocks, "_flash", None)
+    for ours in (unpadded, gradients("blocks")):
+        assert_close(ours, expected, **EXACT)
+
+
+@given(strategies.graphs())
+@settings(max_examples=100)
+def test_random_graphs_with_blocks_equal_dense(graph: AttentionGraph) -> None:
+    if graph.blocks is not None:
+        check(graph, inputs_of(graph))
+
+
+def test_several_tiles_of_the_kernel_equal_dense() -> None:
+    many = full(torch.tensor([611, 67]))
+    kept = torch.arange(611) % 5 != 0
+    beside = edges("5: 0 5; 600: 595", 611, 611)
+    for graph in (many, many.keep(is_causal), full(611).keep_sources(kept).keep(is_causal) | beside):
+        assert graph.blocks is not None
+        check(graph, inputs_of(graph, heads=2, key_heads=1, head_dim=8, value_dim=8))
+
+
+@pytest.mark.parametrize("name", ["sampled sources and edges", "overlapping shapes", "causal"])
+def test_strided_features_are_read_right(name: str) -> None:
+    inputs = inputs_of(GRAPHS[name])
+    strided = {
+        name: x.detach().transpose(0, 2).contiguous().transpose(0, 2).requires_grad_() for name, x in inputs.items()
+    }
+    assert strided["query"].stride(-1) != 1
+    assert_close(results(GRAPHS[name], "blocks", strided), results(GRAPHS[name], "dense", inputs), **EXACT)
+
+
+def test_only_what_is_asked_for_gets_a_gradient() -> None:
+    inputs = inputs_of(GRAPHS["sampled sources and edges"])
+    inputs = {name: x if name == "key" else x.detach() for name, x in inputs.items()}
+    expected, ours = (
+        torch.autograd.grad(
+            graph_attention(**inputs, graph=GRAPHS["sampled sources and edges"], impl=impl).square().sum(),
+            inputs["key"],
+        )
+        for impl in ("dense", "blocks")
+    )
+    assert_close(ours, expected, **EXACT)
+    assert ours[0].abs().max() > 0
+
+
+# --- corners -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sampled sources", "sampled sources and edges", "two halves of the sources"])
+def test_sources_at_minus_infinity_count_for_nothing(name: str) -> None:
+    graph = GRAPHS[name]
+    inputs = {name: x.detach().abs() for name, x in inputs_of(graph).items()}
+    inputs["key"][:5, 1] = -torch.inf  # for some targets that is all they see
+    inputs["key"][5:, 2] = -torch.inf
+    inputs["key"][:, 0] = -torch.inf
+    out, lse = attention_with_lse(**inputs, graph=graph, impl="blocks")
+    expected, expected_lse = attention_with_lse(**inputs, graph=graph, impl="dense")
+    assert (lse[:, 0] == -torch.inf).all() and (out[:, 0] == 0).all() and lse[:, 1].isfinite().any()
+    assert_close(out, expected, **EXACT)
+    assert_close(lse, expected_lse, **EXACT)
+
+
+def test_a_log_sum_exp_of_zero_is_not_mistaken_for_seeing_nothing() -> None:
+    graph = full(torch.tensor([1, 3]))
+    inputs = {name: x.detach() * (name == "value") for name, x in inputs_of(graph).items()}
+    inputs["key"][3] = torch.inf  # of the other block
+    lse = attention_with_lse(**inputs, graph=graph, impl="blocks")[1]
+    assert (lse[0] == 0).all()
+
+
+@pytest.mark.parametrize("where", ["query", "key", "value"])
+def test_a_nan_stays_in_its_block_where_parts_are_merged(where: str) -> None:
+    graph = with_blocks(
+        edges("0: 9; 1: 9; 6: 10"), block([0, 1, 2], [0, 1]), block([0, 1, 2], [2, 3]), block([5, 6, 7], [5, 6])
+    )
+    inputs = inputs_of(graph)
+    inputs[where] = inputs[where].detach().clone()
+    inputs[where][1] = torch.nan
+    inputs[where].requires_grad_()
+    out, lse = attention_with_lse(**inputs, graph=graph, impl="blocks")
+    assert out[1].isnan().all() and out[5:].isfinite().all() and lse[5:8].isfinite().all()
+    grads = torch.autograd.grad(out[5:].sum() + lse[5:8].sum(), list(inputs.values()))
+    for grad, nodes in zip(grads, ([5, 6, 7], [5, 6, 10], [5, 6, 10])):  # source 9 is read by target 1
+        assert grad[nodes].isfinite().all() and grad[nodes].abs().max() > 0
+
+
+# --- what it costs -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, ...]]:
+    """Query, key and value of every call of the kernel."""
+    seen: list[tuple[Tensor, ...]] = []
+    flash = blocks._flash
+
+    def spy(*tensors: Any, **options: Any) -> Any:
+        seen.append(tensors[:3])
+        return flash(*tensors, **options)
+
+    monkeypatch.setattr(blocks, "_flash", spy)
+    return seen
+
+
+def test_every_shape_is_one_call_and_no_pair_is_padding(calls: list[tuple[Tensor, ...]]) -> None:
+    graph = full(torch.tensor([3, 1, 5, 3, 2, 5, 4]))
+    graph_attention(**inputs_of(graph), graph=graph, impl="blocks")
+    assert sorted((q.shape[0], q.shape[2], k.shape[2]) for q, k, _ in calls) == [
+        (1, 1, 1), (1, 2, 2), (1, 4, 4), (2, 3, 3), (2, 5, 5)
+    ]  # fmt: skip
+    assert sum(q.shape[0] * q.shape[2] * k.shape[2] for q, k, _ in calls) == graph.num_edges
+
+
+def test_sampled_sources_leave_the_queries_where_they_are(calls: list[tuple[Tensor, ...]]) -> None:
+    inputs = inputs_of(GRAPHS["sampled sources"], heads=6, key_heads=2)
+    graph_attention(**inputs, graph=GRAPHS["sampled sources"], impl="blocks")
+    ((q, k, v),) = calls
+    assert q.data_ptr() == inputs["query"].data_ptr()
+    assert k.shape == v.shape == (1, 2, 4, 5)  # the sampled sources, and no key repeated for a head
+
+
+def test_a_staircase_reads_no_further_than_its_rows_do(
+    calls: list[tuple[Tensor, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "MAX_MASKED_PAIRS", 1)
+    monkeypatch.setattr(blocks, "MIN_MASKED_ROWS", 3)
+    graph = GRAPHS["a staircase with an offset"]
+    graph_attention(**inputs_of(graph), graph=graph, impl="blocks")
+    assert [(q.shape[2], k.shape[2]) for q, k, _ in calls] == [(3, 5), (3, 8), (3, 11)]
+
+
+@pytest.mark.parametrize("lse_counts", [True, False])
+def test_only_a_gradient_of_lse_costs_a_column(lse_counts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[int] = []
+    backward = blocks._flash_backward
+
+    def spy(*tensors: Any, **options: Any) -> Any:
+        widths.append(tensors[0].shape[-1])
+        return backward(*tensors, **options)
+
+    monkeypatch.setattr(blocks, "_flash_backward", spy)
+    results(GRAPHS["sampled sources"], "blocks", inputs_of(GRAPHS["sampled sources"]), lse_counts=lse_counts)
+    assert widths == [5 + lse_counts]
+
+
+@pytest.mark.parametrize("lse_counts", [True, False])
+@pytest.mark.parametrize("has_edges", [True, False])
+def test_nothing_of_the_size_of_pairs_is_kept_for_the_backward(lse_counts: bool, has_edges: bool) -> None:
+    graph = full(257).keep_sources(torch.arange(257) % 2 == 0)
+    graph = graph | edges("0: 1; 5: 3", 257, 257) if has_edges else graph
+    inputs = inputs_of(graph, heads=2, key_heads=2, head_dim=3, value_dim=3)
+    kept: list[int] = []
+
+    def remember(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+        out, lse = attention_with_lse(**inputs, graph=graph, impl="blocks")
+        (out.sum() + lse_counts * lse.sum()).backward()
+    assert 0 < max(kept) <= 257 * 2 * 3
+
+
+# --- as an operator ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_lse", [True, False])
+@pytest.mark.parametrize("name", ["many sizes", "sampled sources", "overlapping shapes", "a staircase downwards"])
+def test_the_operators_pass_opcheck(name: str, has_lse: bool) -> None:
+    plan = GRAPHS[name].plan()
+    query, key, value = inputs_of(GRAPHS[name], value_dim=7).values()
+    rest = (torch.zeros(len(query), 3, 7).double(), torch.zeros(len(query), 3).double()) if has_lse else (None, None)
+    rest = tuple(None if x is None else x.requires_grad_() for x in rest)
+    covers_once = plan.covers_once and not has_lse
+    arguments = (query, key, value, *rest, *plan.groups, covers_once, 0.4)
+    torch.library.opcheck(blocks.block_attention, arguments)
+    arguments = tuple(x.detach() if isinstance(x, Tensor) else x for x in arguments)
+    out, lse = blocks.block_attention(*arguments)
+    grad_lse = torch.randn_like(lse) if has_lse else None
+    torch.library.opcheck(blocks.block_attention_backward, (torch.randn_like(out), grad_lse, out, lse, *arguments))
+
+
+def test_one_program_serves_batches_of_any_number_of_sizes() -> None:
+    import torch._dynamo
+
+    torch._dynamo.reset()
+    run = torch.compile(graph_attention, backend="aot_eager", fullgraph=True)
+    for number in range(8):
+        graph = full(torch.tensor([67, 70, *range(9, 10 + number), *range(5, 7 + 2 * number)]))
+        graph.plan()
+        inputs = {name: x.detach().float().requires_grad_() for name, x in inputs_of(graph).items()}
+        with torch._dynamo.config.patch(error_on_recompile=number > 1):
+            out = run(**inputs, graph=graph)
+            grads = torch.autograd.grad(out.square().sum(), list(inputs.values()))
+        expected = graph_attention(**inputs, graph=graph, impl="blocks")
+        assert_close(out, expected)
+        assert_close(grads, torch.autograd.grad(expected.square().sum(), list(inputs.values())))
+    torch._dynamo.reset()
