@@ -19,6 +19,7 @@ from graphattn.ops.capability import (
     runs_on,
     supports,
 )
+from graphattn.ops.softmax import softmax_and_lse
 
 
 class Cost(NamedTuple):
@@ -158,8 +159,7 @@ def run_attention(
             out, dense_lse = dense.attention(query, key, value, plan, **given)
             return out.to(dtype), dense_lse
         out, out_attr, lse = _run_folded(impl, query, key, value, graph, terms, needs_lse)
-        if terms.edge_value_weight is not None and out_attr is not None:  # Σ w (W a) = W Σ w a, on the nodes
-            out = out + torch.einsum("tha,hda->thd", out_attr, terms.edge_value_weight)
+        out = _add_edge_values(out, out_attr, terms)
     return out.to(dtype), lse
 
 
@@ -187,6 +187,58 @@ def run_logits(impl: str, query: Tensor, key: Tensor, graph: AttentionGraph, ter
         if terms.logit_clip is not None:
             scores = scores.clamp(-terms.logit_clip, terms.logit_clip)
         return scores if terms.edge_bias is None else scores + terms.edge_bias
+
+
+def run_weights(impl: str, query: Tensor, key: Tensor, graph: AttentionGraph, terms: Terms) -> Tensor:
+    """Returns the softmax of every listed edge, [num_edges, num_heads], before gates and dropout, in the computing
+    dtype."""
+    if impl == "fused":
+        nothing = key.new_empty(*key.shape[:2], 0)
+        return _run_fused_with_weights(query, key, nothing, graph, terms)[1]
+    scores, plan = run_logits(impl, query, key, graph, terms), graph.enumerate().plan()
+    if plan.head_mask is not None:
+        scores = scores.masked_fill(~plan.head_mask, -torch.inf)
+    return softmax_and_lse(scores, plan.dst, graph.num_dst_nodes, plan.target_ptr)[0]
+
+
+def run_with_weights(
+    impl: str, query: Tensor, key: Tensor, value: Tensor, graph: AttentionGraph, terms: Terms
+) -> tuple[Tensor, Tensor]:
+    """Returns `run_attention`'s out and `run_weights`; fused makes both in one pass."""
+    if impl == "fused":
+        return _run_fused_with_weights(query, key, value, graph, terms)
+    out, _ = run_attention(impl, query, key, value, graph, terms, needs_lse=False)
+    return out, run_weights(impl, query, key, graph, terms)
+
+
+def _run_fused_with_weights(
+    query: Tensor, key: Tensor, value: Tensor, graph: AttentionGraph, terms: Terms
+) -> tuple[Tensor, Tensor]:
+    plan, terms, dtype = graph.enumerate().plan(), terms.listed(), query.dtype
+    if dtype in HALF and terms.edge_value_weight is not None:
+        query, key, value = query.float(), key.float(), value.float()
+    with _full_precision(query.device):
+        out, out_attr, weights = fused.attention_and_weights(
+            query, key, value, plan,
+            query_attr=_query_attr(query, terms),
+            edge_attr=terms.edge_attr,
+            edge_bias=terms.edge_bias,
+            edge_gate=terms.edge_gate,
+            head_mask=plan.head_mask,
+            scale=terms.scale,
+            logit_clip=terms.logit_clip,
+            dropout_p=terms.dropout_p,
+            seed=terms.seed,
+        )  # fmt: skip
+        out = _add_edge_values(out, out_attr, terms)
+    return out.to(dtype), weights
+
+
+def _add_edge_values(out: Tensor, out_attr: Tensor | None, terms: Terms) -> Tensor:
+    """Adds what edge features bring to the values: Σ w (W a) = W Σ w a, on the nodes."""
+    if terms.edge_value_weight is None or out_attr is None:
+        return out
+    return out + torch.einsum("tha,hda->thd", out_attr, terms.edge_value_weight)
 
 
 def _run_folded(

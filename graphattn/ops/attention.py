@@ -15,16 +15,15 @@ Which mechanism needs which argument (the seats of `graphattn.nn`, and the paper
 | Combiner | `segment_max` for the summaries, then two calls on bipartite graphs, the second under one softmax |
 | merging parts computed apart | `attention_with_lse`: out = Σ softmax(lse)_p · out_p |
 | dropout of weights | `dropout_p` and `seed`, a stated hash (`graphattn.ops.dropout`), the same everywhere |
-| pictures and pathways | `attention_weights`, O(edges · heads), before dropout and gates |
+| pictures and pathways | `attention_weights`, `attention_with_weights`: O(edges · heads), before dropout and gates |
 """
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from graphattn.graph import AttentionGraph
-from graphattn.ops._arguments import check_features, check_head_gate, check_terms
+from graphattn.ops._arguments import Terms, check_features, check_head_gate, check_terms
 from graphattn.ops._dispatch import (
     IMPLEMENTATIONS,
     Sizes,
@@ -34,8 +33,9 @@ from graphattn.ops._dispatch import (
     resolve,
     run_attention,
     run_logits,
+    run_weights,
+    run_with_weights,
 )
-from graphattn.ops.softmax import softmax_and_lse
 
 
 def graph_attention(
@@ -211,7 +211,7 @@ def attention_weights(
     >>> attention_weights(torch.zeros(2, 1, 3), torch.zeros(2, 1, 3), graph).flatten()
     tensor([0.5000, 0.5000])
     """
-    scores, dtype = _wide_logits(
+    query, key, listed, chosen, terms = _scored(
         query,
         key,
         graph,
@@ -223,10 +223,63 @@ def attention_weights(
         scale=scale,
         logit_clip=logit_clip,
     )
-    plan = graph.enumerate().plan()
-    if plan.head_mask is not None:
-        scores = scores.masked_fill(~plan.head_mask, -torch.inf)
-    return softmax_and_lse(scores, plan.dst, graph.num_dst_nodes, plan.target_ptr)[0].to(dtype)
+    return run_weights(chosen, query, key, listed, terms).to(query.dtype)
+
+
+def attention_with_weights(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    graph: AttentionGraph,
+    *,
+    edge_bias: Tensor | None = None,
+    edge_gate: Tensor | None = None,
+    edge_attr: Tensor | None = None,
+    edge_key_weight: Tensor | None = None,
+    edge_value_weight: Tensor | None = None,
+    edge_type: Tensor | None = None,
+    scale: float | None = None,
+    logit_clip: float | None = None,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+    impl: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Returns `graph_attention` and `attention_weights`, which "fused" makes in one pass.
+
+    Args:
+        query, key, value, graph and the rest: as in `graph_attention`.
+        impl: "auto", "dense", "scatter", "gather" or "fused".
+
+    Returns:
+        out: [num_dst_nodes, num_heads, value_dim].
+        alpha: [num_edges, num_heads] in the order of `graph.edge_index`, before dropout and gates; differentiable.
+
+    >>> import torch, graphattn as ga
+    >>> graph = ga.AttentionGraph(torch.tensor([[0, 1], [0, 0]]), num_src_nodes=2)
+    >>> out, alpha = attention_with_weights(torch.zeros(2, 1, 3), torch.zeros(2, 1, 3), torch.ones(2, 1, 1), graph)
+    >>> out.flatten(), alpha.flatten()
+    (tensor([1., 0.]), tensor([0.5000, 0.5000]))
+    """
+    query, key, value = check_features(query, key, value, graph)
+    query, key, listed, chosen, terms = _scored(
+        query,
+        key,
+        graph,
+        impl,
+        value_dim=value.shape[2],
+        edge_bias=edge_bias,
+        edge_gate=edge_gate,
+        edge_attr=edge_attr,
+        edge_key_weight=edge_key_weight,
+        edge_value_weight=edge_value_weight,
+        edge_type=edge_type,
+        scale=scale,
+        logit_clip=logit_clip,
+        dropout_p=dropout_p,
+        seed=seed,
+    )
+    out, alpha = run_with_weights(chosen, query, key, value, listed, terms)
+    return out, alpha.to(query.dtype)
 
 
 def edge_logits(
@@ -256,7 +309,7 @@ def edge_logits(
     >>> edge_logits(torch.ones(2, 1, 4), torch.ones(2, 1, 4), graph).flatten()
     tensor([2., 2.])
     """
-    scores, dtype = _wide_logits(
+    query, key, listed, chosen, terms = _scored(
         query,
         key,
         graph,
@@ -268,7 +321,7 @@ def edge_logits(
         scale=scale,
         logit_clip=logit_clip,
     )
-    return scores.to(dtype)
+    return run_logits(chosen, query, key, listed, terms).to(query.dtype)
 
 
 def explain(query: Tensor, graph: AttentionGraph, *, value_dim: int | None = None, reads_edges: bool = False) -> None:
@@ -301,17 +354,17 @@ def explain(query: Tensor, graph: AttentionGraph, *, value_dim: int | None = Non
         print(f"  {impl:8} about {expected / 1e3:.3g} ms forward and backward, {verdict}")
 
 
-def _wide_logits(
+def _scored(
     query: Tensor, key: Tensor, graph: AttentionGraph, impl: str, **terms: Any
-) -> tuple[Tensor, torch.dtype]:
-    """Returns the logits in the dtype they are computed in, and the dtype that the caller is to get."""
+) -> tuple[Tensor, Tensor, AttentionGraph, str, Terms]:
+    """Checks a call that returns a number of every edge: query, key, listed graph, implementation and terms."""
     query, key, _ = check_features(query, key, key, graph)
     checked = check_terms(query, graph, **terms)
     if impl == "blocks":
         raise ValueError("impl='blocks' cannot return values per edge. These can: dense, scatter, gather, fused.")
     listed = graph.enumerate()
     chosen = resolve(impl, listed, _sizes(query, query.shape[2]), checked.reads_edges)
-    return run_logits(chosen, query, key, listed, checked), query.dtype
+    return query, key, listed, chosen, checked
 
 
 def _sizes(query: Tensor, value_dim: int) -> Sizes:

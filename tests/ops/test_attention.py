@@ -20,6 +20,7 @@ from graphattn.ops import (
     IMPLEMENTATIONS,
     attention_weights,
     attention_with_lse,
+    attention_with_weights,
     edge_logits,
     graph_attention,
     supports,
@@ -614,6 +615,39 @@ def test_weights_sum_to_one_and_explain_the_output(graph: AttentionGraph, impl: 
     out = torch.zeros(graph.num_dst_nodes, NUM_HEADS, VALUE_DIM, dtype=torch.float64)
     out = out.index_add(0, dst, alpha[..., None] * value[src])
     assert_close(graph_attention(graph=graph, value=value, impl=impl, **inputs), out, **EXACT)
+
+
+@pytest.mark.parametrize("impl", PER_EDGE)
+@pytest.mark.parametrize("terms", ["nothing else", "everything", "types"])
+@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
+def test_output_and_weights_together_are_those_of_two_calls_with_their_gradients(
+    graph: AttentionGraph, terms: str, impl: str
+) -> None:
+    if not serves(impl, graph, {}):
+        return
+    inputs = {**features(graph), **PAIRED_TERMS[terms](graph.num_edges, NUM_HEADS)}
+    scored = {name: inputs[name] for name in inputs if name not in ("value", "edge_gate", "edge_value_weight")}
+
+    def two_calls(graph: AttentionGraph, **inputs: Any) -> tuple[Tensor, Tensor]:
+        given = {name: inputs[name] for name in scored}
+        return graph_attention(graph=graph, impl=impl, **inputs), attention_weights(graph=graph, impl="dense", **given)
+
+    together = differentiated(lambda **all_of: attention_with_weights(impl=impl, **all_of), graph, inputs)
+    assert_close(together, differentiated(two_calls, graph, inputs), **EXACT)
+
+
+PAIRED_TERMS: dict[str, Callable[[int, int], Inputs]] = {
+    "nothing else": lambda num_edges, heads: {},
+    "everything": lambda num_edges, heads: {
+        "edge_bias": drawn(num_edges, heads),
+        "edge_gate": drawn(num_edges, 1),
+        "edge_attr": drawn(num_edges, EDGE_DIM),
+        "edge_key_weight": drawn(heads, HEAD_DIM, EDGE_DIM),
+        "edge_value_weight": drawn(heads, VALUE_DIM, EDGE_DIM),
+        "logit_clip": 0.7,
+    },
+    "types": lambda num_edges, heads: {"edge_bias": drawn(3, heads), **types(num_edges, 3)},
+}
 
 
 def test_weights_of_half_precision_come_from_unrounded_logits() -> None:

@@ -496,27 +496,28 @@ def test_an_edit_in_either_source_file_makes_the_disk_cache_miss(monkeypatch):
     assert key_now() != before
 
 
-def operator_arguments(plan, inputs):
+def operator_arguments(plan, inputs, wants_weights=False):
     names = ("query_attr", "edge_attr", "edge_type", "edge_bias", "edge_gate", "head_mask", "edge_id", "seed")
     plan_tensors = (plan.target_ptr, plan.src, plan.dst, plan.source_ptr, plan.source_order)
     terms = [inputs.get(name) for name in names]
-    numbers = (SCALE, inputs.get("logit_clip"), inputs.get("dropout_p", 0.0))
+    numbers = (SCALE, inputs.get("logit_clip"), inputs.get("dropout_p", 0.0), wants_weights)
     return (inputs["query"], inputs["key"], inputs["value"], *plan_tensors, *terms, *numbers)
 
 
 @pytest.mark.parametrize("change", [lambda x: x, strided], ids=["contiguous", "strided"])
+@pytest.mark.parametrize("wants_weights", [False, True], ids=["out", "out and weights"])
 @pytest.mark.parametrize("terms", [(), TERMS["all"]], ids=["plain", "all"])
-def test_the_operators_pass_opcheck(terms, change):
+def test_the_operators_pass_opcheck(terms, wants_weights, change):
     plan = GRAPHS["bipartite"]
     inputs = {name: change(x) for name, x in make_inputs(plan, terms, torch.float32).items()}
-    arguments = operator_arguments(plan, inputs)
+    arguments = operator_arguments(plan, inputs, wants_weights)
     torch.library.opcheck(fused.fused_attention, arguments)
 
     with torch.no_grad():
-        out, out_attr, lse = fused.fused_attention(*arguments)
-        upstream = (torch.ones_like(out), torch.ones_like(out_attr), torch.ones_like(lse))
+        out, out_attr, lse, weights = fused.fused_attention(*arguments)
+        upstream = tuple(map(torch.ones_like, (out, out_attr, lse, weights)))
         wanted = [True] * 3 + [bool(terms)] * 4
-        constants = [x.detach() if isinstance(x, torch.Tensor) else x for x in arguments]
+        constants = [x.detach() if isinstance(x, torch.Tensor) else x for x in arguments[:-1]]
     torch.library.opcheck(fused.fused_attention_backward, (*upstream, out, out_attr, lse, *constants, wanted))
 
     typed = dict(inputs, edge_attr=None, edge_type=torch.arange(len(plan.src)) % 3)

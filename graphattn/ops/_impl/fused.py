@@ -62,11 +62,41 @@ def attention(
         lse: [num_dst_nodes, num_heads], natural log-sum-exp of the logits, -inf where out is zero for want of edges.
             float64 for float64 inputs, else float32.
     """
-    out, out_attr, lse = fused_attention(
+    out, out_attr, lse, _ = fused_attention(
         query, key, value, plan.target_ptr, plan.src, plan.dst, plan.source_ptr, plan.source_order,
         query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
+        False,
     )  # fmt: skip
     return out, None if query_attr is None else out_attr, lse
+
+
+def attention_and_weights(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    plan,
+    *,
+    query_attr: Tensor | None = None,
+    edge_attr: Tensor | None = None,
+    edge_bias: Tensor | None = None,
+    edge_gate: Tensor | None = None,
+    head_mask: Tensor | None = None,
+    scale: float,
+    logit_clip: float | None = None,
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Returns out and out_attr as `attention` does, and the softmax before gates and dropout, from the same pass.
+
+    Returns:
+        out, out_attr: see `attention`; values may be of width 0 where only weights are wanted.
+        weights: [num_edges, num_heads], differentiable, of lse's type.
+    """
+    out, out_attr, _, weights = fused_attention(
+        query, key, value, plan.target_ptr, plan.src, plan.dst, plan.source_ptr, plan.source_order,
+        query_attr, edge_attr, None, edge_bias, edge_gate, head_mask, None, seed, scale, logit_clip, dropout_p, True,
+    )  # fmt: skip
+    return out, None if query_attr is None else out_attr, weights
 
 
 def logits(
@@ -95,11 +125,12 @@ def fused_attention(
     query_attr: Tensor | None, edge_attr: Tensor | None, edge_type: Tensor | None,
     edge_bias: Tensor | None, edge_gate: Tensor | None,
     head_mask: Tensor | None, edge_id: Tensor | None, seed: Tensor | None,
-    scale: float, logit_clip: float | None, dropout_p: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    scale: float, logit_clip: float | None, dropout_p: float, wants_weights: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     return _cpu().attention(
         query, key, value, target_ptr, src,
         query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
+        wants_weights,
     )  # fmt: skip
 
 
@@ -107,12 +138,15 @@ def fused_attention(
 def _(query, key, value, target_ptr, src, dst, source_ptr, source_order, query_attr, *others):
     out = query.new_empty((*query.shape[:2], value.shape[2]))
     out_attr = query.new_empty(0) if query_attr is None else query.new_empty(query_attr.shape)
-    return out, out_attr, query.new_empty(query.shape[:2], dtype=compute_dtype(query))
+    lse = query.new_empty(query.shape[:2], dtype=compute_dtype(query))
+    wants_weights = others[-1]
+    return out, out_attr, lse, lse.new_empty((src.shape[0], query.shape[1]) if wants_weights else 0)
 
 
 @torch.library.custom_op("graphattn::fused_attention_backward", mutates_args=(), device_types="cpu")
 def fused_attention_backward(
-    grad_out: Tensor, grad_out_attr: Tensor, grad_lse: Tensor, out: Tensor, out_attr: Tensor, lse: Tensor,
+    grad_out: Tensor, grad_out_attr: Tensor, grad_lse: Tensor, grad_weights: Tensor,
+    out: Tensor, out_attr: Tensor, lse: Tensor,
     query: Tensor, key: Tensor, value: Tensor,
     target_ptr: Tensor, src: Tensor, dst: Tensor, source_ptr: Tensor, source_order: Tensor,
     query_attr: Tensor | None, edge_attr: Tensor | None, edge_type: Tensor | None,
@@ -122,15 +156,15 @@ def fused_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of query, key, value, query_attr, edge_attr, edge_bias and edge_gate, empty where not wanted."""
     return _cpu().attention_backward(
-        grad_out, grad_out_attr, grad_lse, out, out_attr, lse,
-        query, key, value, target_ptr, src, dst, source_ptr, source_order,
+        grad_out, grad_out_attr, grad_lse, grad_weights, out, out_attr, lse,
+        query, key, value, target_ptr, src,
         query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
         wanted,
     )  # fmt: skip
 
 
 @fused_attention_backward.register_fake
-def _(grad_out, grad_out_attr, grad_lse, out, out_attr, lse, query, key, value, *others):
+def _(grad_out, grad_out_attr, grad_lse, grad_weights, out, out_attr, lse, query, key, value, *others):
     query_attr, edge_attr, _, edge_bias, edge_gate = others[5:10]
     inputs = query, key, value, query_attr, edge_attr, edge_bias, edge_gate
     return empty_gradients(inputs, wanted=others[-1], device=query.device)
@@ -190,18 +224,26 @@ def _cpu():
 
 
 def _remember_attention(ctx, inputs, output):
-    *tensors, ctx.scale, ctx.logit_clip, ctx.dropout_p = inputs
-    ctx.save_for_backward(*output, *tensors)
+    *tensors, ctx.scale, ctx.logit_clip, ctx.dropout_p, _ = inputs
+    ctx.save_for_backward(*output[:3], *tensors)
 
 
-def _attention_gradients(ctx, grad_out, grad_out_attr, grad_lse):
+def _attention_gradients(ctx, grad_out, grad_out_attr, grad_lse, grad_weights):
     needed = ctx.needs_input_grad
     wanted = [needed[0], needed[1], needed[2], needed[8], needed[9], needed[11], needed[12]]
     grads = fused_attention_backward(
-        grad_out, grad_out_attr, grad_lse, *ctx.saved_tensors, ctx.scale, ctx.logit_clip, ctx.dropout_p, wanted
+        grad_out,
+        grad_out_attr,
+        grad_lse,
+        grad_weights,
+        *ctx.saved_tensors,
+        ctx.scale,
+        ctx.logit_clip,
+        ctx.dropout_p,
+        wanted,
     )
     query, key, value, query_attr, edge_attr, bias, gate = (grad if want else None for grad, want in zip(grads, wanted))
-    plan, edge_type, mask_id_seed, numbers = [None] * 5, None, [None] * 3, [None] * 3
+    plan, edge_type, mask_id_seed, numbers = [None] * 5, None, [None] * 3, [None] * 4
     return query, key, value, *plan, query_attr, edge_attr, edge_type, bias, gate, *mask_id_seed, *numbers
 
 
@@ -222,6 +264,15 @@ def _no_double_backward(ctx, *grads):
     raise NotImplementedError('The fused implementation has no double backward: use impl="scatter".')
 
 
+def _no_vmap(info, in_dims, *arguments):
+    raise NotImplementedError(
+        "The fused implementation has no rule for vmap: join the batch into one graph with disjoint_union, or use "
+        'impl="scatter".'
+    )
+
+
+fused_attention.register_vmap(_no_vmap)
+fused_logits.register_vmap(_no_vmap)
 fused_attention.register_autograd(_attention_gradients, setup_context=_remember_attention)
 fused_logits.register_autograd(_logits_gradients, setup_context=_remember_logits)
 fused_attention_backward.register_autograd(_no_double_backward)

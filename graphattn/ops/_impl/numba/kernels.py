@@ -27,6 +27,7 @@ all widths are multiples of 8. Of the many arguments only these need a word:
 
 import hashlib
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -35,15 +36,27 @@ from numba.core.caching import FunctionCache
 from graphattn.ops._impl.numba import vectors
 from graphattn.ops._impl.numba.vectors import (
     clamp,
-    exp,
+    exp2,
     fma,
+    is_given,
+    keep,
     lane_max,
     lane_sum,
     larger,
+    like,
     load,
+    log2,
+    optional,
+    pointer,
+    prefetch,
     spread,
     store,
     store_sums,
+    store_transposed,
+    tile_4x1,
+    tile_4x2,
+    tile_4x3,
+    within,
     zero_beyond,
 )
 
@@ -78,7 +91,21 @@ def parallel_kernel(function):
     return kernel(function, parallel=True)
 
 
-part = njit(forceinline=True, **OPTIONS)  # a piece of a kernel, compiled into it; calls would cost small rows 15 %
+GROUP = 4  # rows that one register tile serves
+TILE_ROWS = 64
+TILE_COLUMNS = 2048  # the widest range of sources that a tile reads
+TILE_DIM = 512  # the widest head that tiles serve
+TILE_CELLS = 2**15  # rows times columns: the weights and slopes of a tile stay in the second-level cache
+BEFORE = 8  # numbers before the first row of a tile that clearing may overwrite
+FIELDS = 5  # of a task
+LOG2_E, LOG_2 = 1 / np.log(2), np.log(2)
+
+part = njit(
+    forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS
+)  # a piece of a kernel, compiled into whoever calls it
+part_of_rows = njit(
+    no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS
+)  # one that is called, since it serves many numbers at once
 
 
 @part
@@ -88,7 +115,7 @@ def dots(into, count, vector, at, table, rows, stride, offset, width):
     Writes up to the next multiple of four.
     """
     last = count - 1
-    zero = spread(into.dtype.type(0))
+    zero = spread(like(into, 0))
     for t in range(0, count, 4):
         a = rows[t] * stride + offset
         b = rows[min(t + 1, last)] * stride + offset
@@ -105,29 +132,23 @@ def dots(into, count, vector, at, table, rows, stride, offset, width):
 
 
 @part
-def pair_dots(into, count, first, first_rows, first_stride, first_offset, second, second_rows, width):
-    """into[t] = first[first_rows[t] * first_stride + first_offset:] · second[second_rows[t] * width:]"""
-    for t in range(count):
-        into[t] = dot(first, first_rows[t] * first_stride + first_offset, second, second_rows[t] * width, width)
-
-
-@part
 def dot(first, first_at, second, second_at, width):
-    total = spread(first.dtype.type(0))
+    total = spread(like(first, 0))
     for column in range(0, width, 8):
         total = fma(load(first, first_at + column), load(second, second_at + column), total)
     return lane_sum(total)
 
 
 @part
-def add_weighted(into, at, count, weights, table, rows, stride, offset, width):
-    """into[at:][:width] += Σ_t weights[t] · table[rows[t] * stride + offset:][:width], with the sums in registers."""
-    zero = spread(into.dtype.type(0))
+def add_weighted(into, at, count, weights, weights_at, table, rows, stride, offset, width):
+    """into[at:][:width] += Σ_t weights[weights_at + t] · table[rows[t] * stride + offset:][:width], the sums kept in
+    registers."""
+    zero = spread(like(into, 0))
     column = 0
     while column + 64 <= width:
         s0, s1, s2, s3, s4, s5, s6, s7 = zero, zero, zero, zero, zero, zero, zero, zero
         for t in range(count):
-            w = spread(weights[t])
+            w = spread(weights[weights_at + t])
             a = rows[t] * stride + offset + column
             s0 = fma(w, load(table, a), s0)
             s1 = fma(w, load(table, a + 8), s1)
@@ -143,7 +164,7 @@ def add_weighted(into, at, count, weights, table, rows, stride, offset, width):
     while column + 32 <= width:
         s0, s1, s2, s3 = zero, zero, zero, zero
         for t in range(count):
-            w = spread(weights[t])
+            w = spread(weights[weights_at + t])
             a = rows[t] * stride + offset + column
             s0 = fma(w, load(table, a), s0)
             s1 = fma(w, load(table, a + 8), s1)
@@ -156,12 +177,12 @@ def add_weighted(into, at, count, weights, table, rows, stride, offset, width):
         s0, s1, s2, s3 = zero, zero, zero, zero
         fours = count - count % 4
         for t in range(0, fours, 4):
-            s0 = fma(spread(weights[t]), load(table, rows[t] * stride + offset + column), s0)
-            s1 = fma(spread(weights[t + 1]), load(table, rows[t + 1] * stride + offset + column), s1)
-            s2 = fma(spread(weights[t + 2]), load(table, rows[t + 2] * stride + offset + column), s2)
-            s3 = fma(spread(weights[t + 3]), load(table, rows[t + 3] * stride + offset + column), s3)
+            s0 = fma(spread(weights[weights_at + t]), load(table, rows[t] * stride + offset + column), s0)
+            s1 = fma(spread(weights[weights_at + t + 1]), load(table, rows[t + 1] * stride + offset + column), s1)
+            s2 = fma(spread(weights[weights_at + t + 2]), load(table, rows[t + 2] * stride + offset + column), s2)
+            s3 = fma(spread(weights[weights_at + t + 3]), load(table, rows[t + 3] * stride + offset + column), s3)
         for t in range(fours, count):
-            s0 = fma(spread(weights[t]), load(table, rows[t] * stride + offset + column), s0)
+            s0 = fma(spread(weights[weights_at + t]), load(table, rows[t] * stride + offset + column), s0)
         store(into, at + column, load(into, at + column) + ((s0 + s1) + (s2 + s3)))
         column += 8
 
@@ -182,20 +203,20 @@ def look_up(into, count, edges, edge_type, table, at):
 
 
 @part
-def add_by_type(into, at, count, edges, edge_type, weights):
-    """into[at + the type of the edge] += weights[t]"""
+def add_by_type(into, at, count, edges, edge_type, weights, weights_at):
+    """into[at + the type of the edge] += weights[weights_at + t]"""
     for t in range(count):
-        into[at + edge_type[edges[t]]] += weights[t]
+        into[at + edge_type[edges[t]]] += weights[weights_at + t]
 
 
 @part
-def add_outer(into, count, rows, weights, vector, at, width):
-    """into[rows[t] * width:][:width] += weights[t] · vector[at:][:width]"""
+def add_outer(into, count, rows, stride, offset, weights, vector, at, width):
+    """into[rows[t] * stride + offset:][:width] += weights[t] · vector[at:][:width]"""
     for t in range(count):
         w = spread(weights[t])
+        first = rows[t] * stride + offset
         for column in range(0, width, 8):
-            a = rows[t] * width + column
-            store(into, a, fma(w, load(vector, at + column), load(into, a)))
+            store(into, first + column, fma(w, load(vector, at + column), load(into, first + column)))
 
 
 @part
@@ -208,11 +229,10 @@ def gather(into, count, rows, table, table_heads, head):
 
 
 @part
-def scatter_add(into, count, rows, values, table_heads, head):
-    """The reverse of `gather`. A row of the table belongs to one thread, which visits the heads in order."""
-    column = head if table_heads > 1 else 0
+def scatter(into, count, rows, values, at, num_heads, head):
+    """into[rows[t], head] = values[at + t]"""
     for t in range(count):
-        into[rows[t] * table_heads + column] += values[t]
+        into[rows[t] * num_heads + head] = values[at + t]
 
 
 @part
@@ -240,75 +260,141 @@ def hash_edges(hashes, count, edges, edge_id, seed):
     """hashes[t] = the part of an edge's random bits that all heads share."""
     dropout_key = mix(np.uint32(mix(np.uint32(low_half(seed) + np.uint32(0x9E3779B9))) ^ high_half(seed)))
     for t in range(count):
-        edge = edge_id[edges[t]] if len(edge_id) > 0 else edges[t]
+        edge = edge_id[edges[t]] if is_given(edge_id) else edges[t]
         hashes[t] = mix(np.uint32(mix(np.uint32(dropout_key ^ low_half(edge))) ^ high_half(edge)))
 
 
 @part
 def draw_keeps(keeps, count, hashes, head, keep_scale, threshold):
     """keeps[t] = keep_scale for an edge that dropout keeps, else zero."""
-    step, dropped = np.uint32((head + 1) * 0x9E3779B9), keeps.dtype.type(0)
+    step, dropped = np.uint32((head + 1) * 0x9E3779B9), like(keeps, 0)
     for t in range(count):
         bits = mix(np.uint32(hashes[t] + step))
         keeps[t] = keep_scale if np.int64(bits >> np.uint32(8)) >= threshold else dropped
 
 
 @part
-def finish_logits(logits, count, products, attr_products, biases, scale, clip):
-    """logits = clamp(x, ±clip) + bias, and products = x = scale · (products + attr_products)."""
+def finish_logits(logits, at, products, count, attr_products, biases, scale, clip):
+    """products = x = scale · (logits + attr_products), logits = clamp(x, ±clip) + bias; logits lie at `at`."""
     wide_scale, wide_clip = spread(scale), spread(clip)
     for t in range(0, count, 8):
-        x = wide_scale * (load(products, t) + load(attr_products, t))
+        x = wide_scale * (load(logits, at + t) + load(attr_products, t))
         store(products, t, x)
-        store(logits, t, clamp(x, wide_clip) + load(biases, t))
+        store(logits, at + t, clamp(x, wide_clip) + load(biases, t))
 
 
 @part
-def softmax(logits, count):
-    """Replaces logits by their softmax and returns their log-sum-exp: -inf, beside zeros, if all are -inf."""
-    minus_inf = logits.dtype.type(-np.inf)
-    for t in range(count, count + -count % 8):
-        logits[t] = minus_inf
-    peaks = spread(minus_inf)
-    for t in range(0, count, 8):
-        peaks = larger(load(logits, t), peaks)
-    peak = lane_max(peaks)
-    shift = spread(peak if peak != minus_inf else logits.dtype.type(0))
-    sums = spread(logits.dtype.type(0))
-    for t in range(0, count, 8):
-        power = exp(load(logits, t) - shift)
-        store(logits, t, power)
+def clear(into, at, count):
+    """into[at : at + count] = 0, in whole vectors."""
+    zero = spread(like(into, 0))
+    for t in range(at, at + count, 8):
+        store(into, t, zero)
+
+
+@part
+def clear_after(into, at, count):
+    """into[at : at + max(8, count)] = 0, and up to seven more; a few numbers at most, as a rule."""
+    store(into, at, spread(like(into, 0)))
+    if count > 8:
+        clear(into, at + 8, count - 8)
+
+
+@part
+def clear_before(into, at, count):
+    """into[at - max(8, count) : at] = 0, and up to seven before."""
+    store(into, at - 8, spread(like(into, 0)))
+    if count > 8:
+        more = count - 8 + -count % 8
+        clear(into, at - 8 - more, more)
+
+
+@part
+def softmax(scores, at, columns, first, last, scale, peaks, totals, row):
+    """Replaces scores[at + first : at + last] by the softmax of scale · scores, for scale > 0, and the rest of the
+    columns, in whole vectors, by zeros. Returns whether any score is above -inf.
+
+    Writes peaks[row] and totals[row], of which `log_sum_exp` is made.
+    """
+    minus_inf = like(scores, -np.inf)
+    lanes = spread(minus_inf)
+    for t in range(0, columns, 8):
+        x = load(scores, at + t)
+        if t < first or t + 8 > last:
+            x = within(x, first - t, last - t, minus_inf)
+            store(scores, at + t, x)
+        lanes = larger(x, lanes)
+    factor = scale * like(scores, LOG2_E)
+    peak = factor * lane_max(lanes)
+    shift = spread(-peak if peak != minus_inf else like(scores, 0))
+    wide_factor, sums = spread(factor), spread(like(scores, 0))
+    for t in range(at, at + columns, 8):
+        power = exp2(fma(wide_factor, load(scores, t), shift))
+        store(scores, t, power)
         sums = sums + power
     total = lane_sum(sums)
     if total == 0:
-        return minus_inf
-    inverse = spread(logits.dtype.type(1) / total)
-    for t in range(0, count, 8):
-        store(logits, t, load(logits, t) * inverse)
-    return peak + np.log(total)
+        peaks[row], totals[row] = minus_inf, 1
+        return False
+    peaks[row], totals[row] = peak, total
+    inverse = spread(like(scores, 1) / total)
+    for t in range(at, at + columns, 8):
+        store(scores, t, load(scores, t) * inverse)
+    return True
 
 
 @part
-def fill(into, count, number):
-    lanes = spread(number)
-    for t in range(0, count, 8):
-        store(into, t, lanes)
+def log_sum_exp(peaks, totals):
+    """Replaces peaks, eight of them, by natural log-sum-exps."""
+    store(peaks, 0, spread(like(peaks, LOG_2)) * (load(peaks, 0) + log2(load(totals, 0))))
 
 
 @part
-def differentiate(logits, products, slopes, weights, count, attr_slopes, shifts, deltas, gates, keeps, scale, clip):
-    """One edge's share of the backward pass; overwrites logits by dl, products by dx, slopes by dgate, and sets w."""
-    wide_scale, wide_clip = spread(scale), spread(clip)
+def differentiate_products(scores, slopes, at, columns, first, last, lse, delta, scale):
+    """`differentiate` where nothing but scale · scores enters the logits: leaves dx in scores and alpha in slopes, from
+    at + first up to at + last, and zeros in the rest of the columns, in whole vectors."""
+    log2_e, zero = like(scores, LOG2_E), like(scores, 0)
+    wide_scale, factor, shift, wide_delta = spread(scale), spread(scale * log2_e), spread(-lse * log2_e), spread(delta)
+    for t in range(0, columns, 8):
+        alpha = exp2(fma(factor, load(scores, at + t), shift))
+        slope = wide_scale * alpha * (load(slopes, at + t) - wide_delta)
+        if t < first or t + 8 > last:
+            alpha, slope = within(alpha, first - t, last - t, zero), within(slope, first - t, last - t, zero)
+        store(slopes, at + t, alpha)
+        store(scores, at + t, slope)
+
+
+@part
+def take_powers(alpha, count, logits, at, lse):
+    """alpha = exp(logits - lse), logits lie at `at`."""
+    log2_e = like(logits, LOG2_E)
+    factor, shift = spread(log2_e), spread(-lse * log2_e)
     for t in range(0, count, 8):
-        alpha = exp(load(logits, t) - load(shifts, t))
-        keep = load(keeps, t)
+        store(alpha, t, exp2(fma(factor, load(logits, at + t), shift)))
+
+
+@part
+def sum_product(first, second, count):
+    total = like(first, 0)
+    for t in range(count):
+        total += first[t] * second[t]
+    return total
+
+
+@part
+def differentiate(
+    logits, slopes, at, count, alpha, products, attr_slopes, weight_slopes, gates, keeps, delta, scale, clip
+):
+    """One row's share of the backward pass: logits become dx, slopes become w; alpha becomes dl, products dgate."""
+    wide_scale, wide_clip, wide_delta = spread(scale), spread(clip), spread(delta)
+    for t in range(0, count, 8):
+        a, x, keep = load(alpha, t), load(products, t), load(keeps, t)
         factor = load(gates, t) * keep
-        slope = load(slopes, t) + load(attr_slopes, t)
-        dlogit = alpha * (factor * slope - load(deltas, t))
-        store(weights, t, factor * alpha)
-        store(slopes, t, keep * alpha * slope)
-        store(logits, t, dlogit)
-        store(products, t, zero_beyond(wide_scale * dlogit, load(products, t), wide_clip))
+        slope = load(slopes, at + t) + load(attr_slopes, t)
+        dlogit = a * (factor * slope + load(weight_slopes, t) - wide_delta)
+        store(slopes, at + t, factor * a)
+        store(products, t, keep * a * slope)
+        store(alpha, t, dlogit)
+        store(logits, at + t, zero_beyond(wide_scale * dlogit, x, wide_clip))
 
 
 @part
@@ -325,196 +411,822 @@ def collect_incoming(edges, nodes, first, stop, src, head_mask, num_heads, head)
     """Lists the edges [first, stop) that this head may see, and their sources; returns how many."""
     count = 0
     for edge in range(first, stop):
-        if len(head_mask) == 0 or head_mask[edge * num_heads + head]:
+        if not is_given(head_mask) or head_mask[edge * num_heads + head] != 0:
             edges[count], nodes[count] = edge, src[edge]
             count += 1
     return count
 
 
+class Graph(NamedTuple):
+    """Edges sorted by (target, source)."""
+
+    target_ptr: Any  # [num_targets + 1] int64: edge offsets of each target
+    src: Any  # [num_edges] int64: source of each edge
+
+
+class Sizes(NamedTuple):
+    num_heads: Any
+    num_key_heads: Any
+    head_dim: Any
+    value_dim: Any
+    edge_dim: Any  # width of edge features, or number of types
+    bias_heads: Any  # 0 if there is no table, 1 if heads share it, else num_heads
+    gate_heads: Any
+
+
+class Terms(NamedTuple):
+    """Arrays, empty where absent."""
+
+    query_attr: Any
+    edge_attr: Any
+    edge_type: Any
+    bias: Any
+    gate: Any
+    head_mask: Any
+    edge_id: Any
+
+
+class Rules(NamedTuple):
+    scale: Any
+    clip: Any
+    keep_scale: Any  # 1 / (1 - dropout_p)
+    threshold: Any  # what the upper 24 random bits of an edge must reach to be kept
+    seed: Any
+
+
+class Nodes(NamedTuple):
+    """Where the keys and values of a sweep over some heads lie: in each row those of key head h from at + h * step."""
+
+    keys: Any
+    values: Any
+    key_stride: Any
+    key_at: Any
+    key_step: Any
+    value_stride: Any
+    value_at: Any
+    value_step: Any
+
+
+class RowScratch(NamedTuple):
+    """What a row needs, a place for each of its edges, absent terms at their neutral element."""
+
+    edges: Any
+    nodes: Any
+    hashes: Any
+    products: Any
+    alpha: Any
+    attr_products: Any
+    attr_slopes: Any
+    weight_slopes: Any
+    biases: Any
+    gates: Any
+    keeps: Any
+
+
+ROW_NUMBERS, ROW_INTEGERS = 8, 2  # arrays of each kind for a row
+
+
+class TileScratch(NamedTuple):
+    """Scores and slopes of a tile or a row, and a tile's copies of what it reads of its nodes."""
+
+    scores: Any
+    slopes: Any
+    key_columns: Any
+    value_columns: Any
+    key_rows: Any
+    value_rows: Any
+    query_rows: Any
+    slope_rows: Any
+    sums: Any
+    peaks: Any
+    totals: Any
+
+
+class Outputs(NamedTuple):
+    out: Any
+    out_attr: Any
+    weights: Any
+    lse: Any
+
+
+class Upstream(NamedTuple):
+    """What the forward pass left, and the gradients that arrive."""
+
+    out: Any
+    out_attr: Any
+    lse: Any
+    grad_out: Any
+    grad_out_attr: Any
+    grad_weights: Any
+    grad_lse: Any
+
+
+class Grads(NamedTuple):
+    """Gradients, empty where not wanted."""
+
+    query: Any
+    key: Any
+    value: Any
+    query_attr: Any
+    edge_slopes: Any  # dx and w of each edge and head, where features of edges want a gradient
+    edge_weights: Any
+    bias: Any
+    gate: Any
+
+
+@part
+def row_scratch(numbers, at, integers, hashes, room):
+    """A row's places in arrays that have as many as `ROW_NUMBERS` and `ROW_INTEGERS` say."""
+    for t in range(at + 2 * room, at + 6 * room):
+        numbers[t] = 0
+    for t in range(at + 6 * room, at + 8 * room):
+        numbers[t] = 1
+    return RowScratch(
+        pointer(integers, 0), pointer(integers, room), pointer(hashes, 0),
+        pointer(numbers, at), pointer(numbers, at + room), pointer(numbers, at + 2 * room),
+        pointer(numbers, at + 3 * room), pointer(numbers, at + 4 * room), pointer(numbers, at + 5 * room),
+        pointer(numbers, at + 6 * room), pointer(numbers, at + 7 * room),
+    )  # fmt: skip
+
+
+@part_of_rows
+def transpose(into, into_stride, table, at, stride, rows, width):
+    """into[c * into_stride + r] = table[at + r * stride + c] for so many rows and a width of whole lanes.
+
+    Returns zero if all numbers are finite, else NaN.
+    """
+    check = spread(like(into, 0))
+    zero = check
+    for r in range(rows):
+        for c in range(0, width, 8):
+            check = fma(load(table, at + r * stride + c), zero, check)
+    for place in range(0, rows if rows >= 8 else 0, 8):
+        r = min(place, rows - 8)
+        for c in range(0, width, 8):
+            store_transposed(into, c * into_stride + r, into_stride, table, at + r * stride + c, stride)
+    for r in range(0, rows if rows < 8 else 0):
+        for c in range(width):
+            into[c * into_stride + r] = table[at + r * stride + c]
+    return lane_sum(check)
+
+
+@part_of_rows
+def copy_rows(into, table, at, stride, rows, width):
+    """into[r * width:][:width] = table[at + r * stride:][:width]; returns as `transpose`."""
+    check = spread(like(into, 0))
+    zero = check
+    for r in range(rows):
+        for c in range(0, width, 8):
+            numbers = load(table, at + r * stride + c)
+            store(into, r * width + c, numbers)
+            check = fma(numbers, zero, check)
+    return lane_sum(check)
+
+
+@part_of_rows
+def multiply(into, at, stride, left, left_at, left_row, left_step, right, right_at, right_step, depth, width, rows):
+    """into[at + r * stride:][:width] = Σ_t left[left_at + r * left_row + t * left_step] · right[right_at + t *
+    right_step:][:width] for four or eight rows r."""
+    for c in range(0, width - 16, 24):
+        for r in range(0, rows, GROUP):
+            tile_4x3(
+                into, at + r * stride + c, stride, left, left_at + r * left_row, left_row, left_step,
+                right, right_at + c, right_step, depth,
+            )  # fmt: skip
+    c = width // 24 * 24
+    if width - c == 16:
+        for r in range(0, rows, GROUP):
+            tile_4x2(
+                into, at + r * stride + c, stride, left, left_at + r * left_row, left_row, left_step,
+                right, right_at + c, right_step, depth,
+            )  # fmt: skip
+    elif width - c == 8:
+        for r in range(0, rows, GROUP):
+            tile_4x1(
+                into, at + r * stride + c, stride, left, left_at + r * left_row, left_row, left_step,
+                right, right_at + c, right_step, depth,
+            )  # fmt: skip
+
+
+@part
+def rows_at_once(done, total):
+    """Returns how many of a tile's rows `multiply` takes next: two groups read what is in the nearest cache twice."""
+    return 2 * GROUP if total >= 2 * GROUP and total - done > GROUP else GROUP
+
+
+@part
+def add_rows(into, at, stride, table, rows, width):
+    """into[at + r * stride:][:width] += table[r * width:][:width]"""
+    for r in range(rows):
+        for c in range(0, width, 8):
+            store(into, at + r * stride + c, load(into, at + r * stride + c) + load(table, r * width + c))
+
+
+@part
+def room_for(begin, end, tasks, ptr):
+    """The widest row of some tasks."""
+    room = 0
+    for task in range(begin, end):
+        room = max(room, widest(tasks[FIELDS * task], tasks[FIELDS * task + 1], ptr))
+    return room
+
+
+@part
+def is_plain(sizes, rules):
+    """Whether the products are all that enters the logits, and weights are all that leaves the softmax."""
+    has_tables = sizes.edge_dim > 0 or sizes.bias_heads > 0 or sizes.gate_heads > 0
+    return not has_tables and rules.scale > 0 and rules.clip == np.inf and rules.keep_scale == 1
+
+
+@part_of_rows
+def end_of_tile(row, end, graph):
+    """Returns where a tile that begins at `row` ends, and whether it is one.
+
+    Rows of a tile see ranges of sources without gaps, whose bounds ascend, so that their products are small dense ones
+    with little waste. Else the rows up to there are better served edge by edge.
+    """
+    ptr, src = graph.target_ptr, graph.src
+    first, stop = ptr[row], ptr[row + 1]
+    if stop - first < GROUP or src[stop - 1] - src[first] != stop - first - 1:
+        return row + 1, False
+    low, high = src[first], src[stop - 1] + 1
+    base, group_low, cells, at = low, low, 0, row + 1
+    while at < end and at - row < TILE_ROWS:
+        first, stop = ptr[at], ptr[at + 1]
+        if first == stop:
+            break
+        next_low, next_high = src[first], src[stop - 1] + 1
+        if next_high - next_low != stop - first or next_low < low or next_high < high or next_low >= high:
+            break
+        if next_high - base > TILE_COLUMNS or (next_high - base) * (at - row + 1) > TILE_CELLS:
+            break
+        if (at - row) % GROUP == 0:
+            cells += GROUP * (high - group_low + 7)
+            group_low = next_low
+        low, high = next_low, next_high
+        at += 1
+    cells += GROUP * (high - group_low + 7)
+    return at, at - row >= GROUP and 5 * (ptr[at] - ptr[row]) >= 2 * cells
+
+
+@part
+def list_edges(edges, first, count):
+    for t in range(count):
+        edges[t] = first + t
+
+
+@part
+def add_terms(row, count, at_row, head, products, at, sizes, terms, rules):
+    """Turns query · key, at products[at:], into logits, and leaves x in row.products."""
+    if is_given(terms.edge_type):
+        look_up(row.attr_products, count, row.edges, terms.edge_type, terms.query_attr, at_row * sizes.edge_dim)
+    elif sizes.edge_dim > 0:
+        dots(
+            row.attr_products, count, terms.query_attr, at_row * sizes.edge_dim,
+            terms.edge_attr, row.edges, sizes.edge_dim, 0, sizes.edge_dim,
+        )  # fmt: skip
+    gather(row.biases, count, row.edges, terms.bias, sizes.bias_heads, head)
+    finish_logits(products, at, row.products, count, row.attr_products, row.biases, rules.scale, rules.clip)
+
+
+@part
+def gate_weights(row, count, at_row, head, weights, at, sees, sizes, terms, rules, out_attr):
+    """Multiplies gates and dropout into weights[at:], and writes what they gather of the edges to out_attr."""
+    gather(row.gates, count, row.edges, terms.gate, sizes.gate_heads, head)
+    if rules.keep_scale != 1:
+        draw_keeps(row.keeps, count, row.hashes, head, rules.keep_scale, rules.threshold)
+    for t in range(0, count, 8):
+        store(weights, at + t, load(row.gates, t) * load(row.keeps, t) * load(weights, at + t))
+    clear(out_attr, at_row * sizes.edge_dim, sizes.edge_dim)
+    if sees and is_given(terms.edge_type):
+        add_by_type(out_attr, at_row * sizes.edge_dim, count, row.edges, terms.edge_type, weights, at)
+    elif sees and sizes.edge_dim > 0:
+        add_weighted(
+            out_attr, at_row * sizes.edge_dim, count, weights, at,
+            terms.edge_attr, row.edges, sizes.edge_dim, 0, sizes.edge_dim,
+        )  # fmt: skip
+
+
+@part_of_rows
+def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, outputs, row, tile):
+    """Serves targets [begin, end) edge by edge."""
+    head_dim, value_dim, group = sizes.head_dim, sizes.value_dim, sizes.num_heads // sizes.num_key_heads
+    plain, has_mask, has_dropout = is_plain(sizes, rules), is_given(terms.head_mask), rules.keep_scale != 1
+    scores, one = tile.scores, like(outputs.out, 1)
+    for target in range(begin, end):
+        first, stop, count = graph.target_ptr[target], graph.target_ptr[target + 1], 0
+        for head in range(first_head, last_head):
+            at_row, key_head = target * sizes.num_heads + head, head // group
+            if head == first_head or has_mask:
+                count = collect_incoming(
+                    row.edges, row.nodes, first, stop, graph.src, terms.head_mask, sizes.num_heads, head
+                )
+                if has_dropout:
+                    hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
+            key_at = nodes.key_at + key_head * nodes.key_step
+            dots(scores, count, query, at_row * head_dim, nodes.keys, row.nodes, nodes.key_stride, key_at, head_dim)
+            if not plain:
+                add_terms(row, count, at_row, head, scores, 0, sizes, terms, rules)
+            scale, columns = rules.scale if plain else one, count + -count % 8
+            sees = softmax(scores, 0, columns, 0, count, scale, tile.peaks, tile.totals, 0)
+            log_sum_exp(tile.peaks, tile.totals)
+            outputs.lse[at_row] = tile.peaks[0]
+            if is_given(outputs.weights):
+                scatter(outputs.weights, count, row.edges, scores, 0, sizes.num_heads, head)
+            if not plain:
+                gate_weights(row, count, at_row, head, scores, 0, sees, sizes, terms, rules, outputs.out_attr)
+            clear(outputs.out, at_row * value_dim, value_dim)
+            if sees:
+                add_weighted(
+                    outputs.out, at_row * value_dim, count, scores, 0, nodes.values, row.nodes,
+                    nodes.value_stride, nodes.value_at + key_head * nodes.value_step, value_dim,
+                )  # fmt: skip
+
+
+@part_of_rows
+def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, outputs, row, tile):
+    """Serves the targets [begin, end) of a tile by small dense products."""
+    num_heads, head_dim, value_dim = sizes.num_heads, sizes.head_dim, sizes.value_dim
+    ptr, src, scores, one = graph.target_ptr, graph.src, tile.scores, like(outputs.out, 1)
+    plain, reads_edges = is_plain(sizes, rules), not is_plain(sizes, rules) or is_given(outputs.weights)
+    group, is_finite = num_heads // sizes.num_key_heads, False
+    low = src[ptr[begin]]
+    width = src[ptr[end] - 1] + 1 - low
+    ld = width + -width % 8 + 8
+    for head in range(first_head, last_head):
+        if head % group == 0:
+            key_at = low * nodes.key_stride + nodes.key_at + head // group * nodes.key_step
+            value_at = low * nodes.value_stride + nodes.value_at + head // group * nodes.value_step
+            check = transpose(tile.key_columns, ld, nodes.keys, key_at, nodes.key_stride, width, head_dim)
+            check += copy_rows(tile.value_rows, nodes.values, value_at, nodes.value_stride, width, value_dim)
+            is_finite = check == 0
+        if not is_finite:  # zero times NaN would leak
+            attend_rows(begin, end, head, head + 1, graph, sizes, terms, rules, query, nodes, outputs, row, tile)
+            continue
+        place = begin
+        while place < end:
+            rows = rows_at_once(place - begin, end - begin)
+            first = min(place, end - rows)  # the last rows overlap those before: the same bits once more
+            place += rows
+            left = src[ptr[first]] - low
+            depth = src[ptr[first + rows] - 1] + 1 - low - left
+            columns, query_at = depth + -depth % 8, (first * num_heads + head) * head_dim
+            for target in range(place, min(place + 2 * GROUP, end)):
+                for c in range(0, head_dim, 16):
+                    prefetch(query, (target * num_heads + head) * head_dim + c)
+            multiply(
+                scores, BEFORE, ld, query, query_at, num_heads * head_dim, 1,
+                tile.key_columns, left, ld, head_dim, columns, rows,
+            )  # fmt: skip
+            for target in range(first, first + rows):
+                first_edge, at_row = ptr[target], target * num_heads + head
+                count, begin_row = ptr[target + 1] - first_edge, BEFORE + (target - first) * ld
+                at = begin_row + src[first_edge] - low - left
+                if reads_edges:
+                    list_edges(row.edges, first_edge, count)
+                if not plain:
+                    if rules.keep_scale != 1:
+                        hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
+                    add_terms(row, count, at_row, head, scores, at, sizes, terms, rules)
+                scale, start = rules.scale if plain else one, at - begin_row
+                sees = softmax(
+                    scores, begin_row, columns, start, start + count, scale, tile.peaks, tile.totals, target - first
+                )
+                if is_given(outputs.weights):
+                    scatter(outputs.weights, count, row.edges, scores, at, num_heads, head)
+                if not plain:
+                    gate_weights(row, count, at_row, head, scores, at, sees, sizes, terms, rules, outputs.out_attr)
+                    clear_after(scores, at + count, begin_row + columns - at - count)
+            log_sum_exp(tile.peaks, tile.totals)
+            for target in range(first, first + rows):
+                outputs.lse[target * num_heads + head] = tile.peaks[target - first]
+            multiply(
+                outputs.out, (first * num_heads + head) * value_dim, num_heads * value_dim, scores, BEFORE, ld, 1,
+                tile.value_rows, left * value_dim, value_dim, depth, value_dim, rows,
+            )  # fmt: skip
+
+
+@part
+def widest_tile(num_nodes, sizes, terms):
+    """Room for the sources of a tile; none where heads see different edges or are so wide that tiles fit no cache."""
+    if is_given(terms.head_mask) or max(sizes.head_dim, sizes.value_dim) > TILE_DIM:
+        return 0
+    return min(num_nodes, TILE_COLUMNS) + 24
+
+
+@part
+def next_stretch(begin, end, graph, columns_room):
+    """Returns where the tile that begins here ends, and True; or else where the next tile begins, and False."""
+    if columns_room == 0:
+        return end, False
+    stop, is_tile = end_of_tile(begin, end, graph)
+    if is_tile:
+        return stop, True
+    while stop < end:
+        after, is_tile = end_of_tile(stop, end, graph)
+        if is_tile:
+            break
+        stop = after
+    return stop, False
+
+
+@part
+def sweep_nodes(packs, pairs, key, value, sizes):
+    head_dim, value_dim = sizes.head_dim, sizes.value_dim
+    if packs:
+        return Nodes(pairs, pairs, head_dim + value_dim, 0, 0, head_dim + value_dim, head_dim, 0)
+    key_stride, value_stride = sizes.num_key_heads * head_dim, sizes.num_key_heads * value_dim
+    return Nodes(key, value, key_stride, 0, head_dim, value_stride, 0, value_dim)
+
+
+@part
+def pair_rows(pairs, key, value, key_head, num_nodes, sizes):
+    """Lays what an edge reads of a node under one head side by side, and nodes no further apart than they must be."""
+    head_dim, value_dim = sizes.head_dim, sizes.value_dim
+    for node in range(num_nodes):
+        at, row = node * (head_dim + value_dim), node * sizes.num_key_heads + key_head
+        for c in range(0, head_dim, 8):
+            store(pairs, at + c, load(key, row * head_dim + c))
+        for c in range(0, value_dim, 8):
+            store(pairs, at + head_dim + c, load(value, row * value_dim + c))
+
+
+@part
+def part_rows(pairs, key, value, key_at, value_at, key_head, num_nodes, sizes):
+    """The reverse of `pair_rows`, from key_at and value_at on, for those that are not empty."""
+    head_dim, value_dim = sizes.head_dim, sizes.value_dim
+    for node in range(num_nodes):
+        at, row = node * (head_dim + value_dim), node * sizes.num_key_heads + key_head
+        if is_given(key):
+            for c in range(0, head_dim, 8):
+                store(key, key_at + row * head_dim + c, load(pairs, at + c))
+        if is_given(value):
+            for c in range(0, value_dim, 8):
+                store(value, value_at + row * value_dim + c, load(pairs, at + head_dim + c))
+
+
 @kernel
 def attention(
-    begin, end, target_ptr, src,
+    begin, end, tasks, packs, target_ptr, src,
     num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads,
-    query_attr, edge_attr, edge_type, bias, gate, head_mask, edge_id,
-    scale, clip, keep_scale, threshold, seed,
-    query, key, value, out, out_attr, lse,
+    query_attr, edge_attr, edge_type, bias, gate, head_mask, edge_id, scale, clip, keep_scale, threshold, seed,
+    query, key, value, out, out_attr, weights, lse,
 ):  # fmt: skip
-    """Adds to out and out_attr, which arrive as zeros, and writes lse."""
-    heads_per_key, has_dropout = num_heads // num_key_heads, keep_scale != 1
+    """Writes out, out_attr and lse, and weights before gates where they are wanted: zero on arrival, else empty."""
+    sizes = Sizes(num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads)
+    terms = Terms(
+        optional(query_attr), optional(edge_attr), optional(edge_type), optional(bias), optional(gate),
+        optional(head_mask), optional(edge_id),
+    )  # fmt: skip
+    rules, graph = Rules(scale, clip, keep_scale, threshold, seed), Graph(optional(target_ptr), optional(src))
+    outputs = Outputs(optional(out), optional(out_attr), optional(weights), optional(lse))
+    group, num_nodes = num_heads // num_key_heads, len(key) // max(1, num_key_heads * head_dim)
+    room, columns_room = room_for(begin, end, tasks, graph.target_ptr), widest_tile(num_nodes, sizes, terms)
+    integers, hashes = np.empty(ROW_INTEGERS * room, np.int64), np.empty(room, np.uint32)
+    num_scores = max(room, BEFORE + 2 * GROUP * columns_room)
+    at_values = num_scores + head_dim * columns_room
+    at_peaks = at_values + value_dim * columns_room
+    at_row = at_peaks + 4 * GROUP
+    at_pairs = at_row + ROW_NUMBERS * room
+    numbers = np.empty(at_pairs + (num_nodes * (head_dim + value_dim) if packs else 0), out.dtype)
+    row, none = row_scratch(numbers, at_row, integers, hashes, room), pointer(numbers, 0)
+    tile = TileScratch(
+        pointer(numbers, 0), none, pointer(numbers, num_scores), none, none, pointer(numbers, at_values),
+        none, none, none, pointer(numbers, at_peaks), pointer(numbers, at_peaks + 2 * GROUP),
+    )  # fmt: skip
+    numbers[at_peaks:at_row] = 1
+    pairs, query, keys, values = pointer(numbers, at_pairs), optional(query), optional(key), optional(value)
+    for task in range(begin, end):
+        row_begin, row_end = tasks[FIELDS * task], tasks[FIELDS * task + 1]
+        sweep_begin, sweep_end = tasks[FIELDS * task + 2], tasks[FIELDS * task + 3]
+        sweep = 1 if packs else sweep_end - sweep_begin
+        for first_key_head in range(sweep_begin, sweep_end, sweep):
+            if packs:
+                pair_rows(pairs, keys, values, first_key_head, num_nodes, sizes)
+            nodes = sweep_nodes(packs, pairs, keys, values, sizes)
+            first_head, last_head, at = first_key_head * group, (first_key_head + sweep) * group, row_begin
+            while at < row_end:
+                stop, is_tile = next_stretch(at, row_end, graph, columns_room)
+                if is_tile:
+                    attend_tile(
+                        at, stop, first_head, last_head, graph, sizes, terms, rules, query, nodes, outputs, row, tile
+                    )
+                else:
+                    attend_rows(
+                        at, stop, first_head, last_head, graph, sizes, terms, rules, query, nodes, outputs, row, tile
+                    )
+                at = stop
+    keep(numbers)
+    keep(integers)
+    keep(hashes)
 
-    room, dtype = widest(begin, end, target_ptr), out.dtype
-    edges, nodes, hashes = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.uint32)
-    products, alpha, weights = np.empty(room, dtype), np.empty(room, dtype), np.empty(room, dtype)
-    attr_products, biases = np.zeros(room, dtype), np.zeros(room, dtype)
-    gates, keeps = np.ones(room, dtype), np.ones(room, dtype)
-    for row in range(begin, end):
-        count = 0
-        for head in range(num_heads):
-            at, key_head = row * num_heads + head, head // heads_per_key
-            if head == 0 or len(head_mask) > 0:
-                first, stop = target_ptr[row], target_ptr[row + 1]
-                count = collect_incoming(edges, nodes, first, stop, src, head_mask, num_heads, head)
+
+@part
+def differentiate_row(row, count, at_row, head, scores, slopes, at, delta, sizes, terms, rules, upstream, grads):
+    """`differentiate` with all terms, and what targets and edges gain from it."""
+    num_heads, edge_dim = sizes.num_heads, sizes.edge_dim
+    at_attr = at_row * edge_dim
+    add_terms(row, count, at_row, head, scores, at, sizes, terms, rules)
+    if is_given(terms.edge_type):
+        look_up(row.attr_slopes, count, row.edges, terms.edge_type, upstream.grad_out_attr, at_attr)
+    elif edge_dim > 0:
+        dots(row.attr_slopes, count, upstream.grad_out_attr, at_attr, terms.edge_attr, row.edges, edge_dim, 0, edge_dim)
+    gather(row.gates, count, row.edges, terms.gate, sizes.gate_heads, head)
+    if rules.keep_scale != 1:
+        draw_keeps(row.keeps, count, row.hashes, head, rules.keep_scale, rules.threshold)
+    take_powers(row.alpha, count, scores, at, upstream.lse[at_row])
+    if is_given(upstream.grad_weights):
+        gather(row.weight_slopes, count, row.edges, upstream.grad_weights, num_heads, head)
+        delta += sum_product(row.alpha, row.weight_slopes, count)
+    differentiate(
+        scores, slopes, at, count, row.alpha, row.products, row.attr_slopes, row.weight_slopes, row.gates, row.keeps,
+        delta, rules.scale, rules.clip,
+    )  # fmt: skip
+    if is_given(grads.query_attr):
+        clear(grads.query_attr, at_attr, edge_dim)
+    if is_given(grads.query_attr) and is_given(terms.edge_type):
+        add_by_type(grads.query_attr, at_attr, count, row.edges, terms.edge_type, scores, at)
+    elif is_given(grads.query_attr):
+        add_weighted(grads.query_attr, at_attr, count, scores, at, terms.edge_attr, row.edges, edge_dim, 0, edge_dim)
+    if is_given(grads.edge_slopes):
+        scatter(grads.edge_slopes, count, row.edges, scores, at, num_heads, head)
+        scatter(grads.edge_weights, count, row.edges, slopes, at, num_heads, head)
+    if is_given(grads.bias):
+        scatter(grads.bias, count, row.edges, row.alpha, 0, num_heads, head)
+    if is_given(grads.gate):
+        scatter(grads.gate, count, row.edges, row.products, 0, num_heads, head)
+
+
+@part
+def mean_slope(at_row, sizes, upstream):
+    """delta_i of the formulas."""
+    value_dim, edge_dim = sizes.value_dim, sizes.edge_dim
+    delta = dot(upstream.grad_out, at_row * value_dim, upstream.out, at_row * value_dim, value_dim)
+    delta += dot(upstream.grad_out_attr, at_row * edge_dim, upstream.out_attr, at_row * edge_dim, edge_dim)
+    return delta - upstream.grad_lse[at_row]
+
+
+@part_of_rows
+def differentiate_rows(
+    begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, grad_nodes, upstream, grads, row, tile
+):
+    """Serves targets [begin, end) edge by edge."""
+    head_dim, value_dim, group = sizes.head_dim, sizes.value_dim, sizes.num_heads // sizes.num_key_heads
+    has_mask, has_dropout = is_given(terms.head_mask), rules.keep_scale != 1
+    plain = is_plain(sizes, rules) and not is_given(upstream.grad_weights)
+    scores, slopes = tile.scores, tile.slopes
+    for target in range(begin, end):
+        first, stop, count = graph.target_ptr[target], graph.target_ptr[target + 1], 0
+        for head in range(first_head, last_head):
+            at_row, key_head = target * sizes.num_heads + head, head // group
+            if head == first_head or has_mask:
+                count = collect_incoming(
+                    row.edges, row.nodes, first, stop, graph.src, terms.head_mask, sizes.num_heads, head
+                )
                 if has_dropout:
-                    hash_edges(hashes, count, edges, edge_id, seed)
-            stride, offset = num_key_heads * head_dim, key_head * head_dim
-            dots(products, count, query, at * head_dim, key, nodes, stride, offset, head_dim)
-            if len(edge_type) > 0:
-                look_up(attr_products, count, edges, edge_type, query_attr, at * edge_dim)
-            elif edge_dim > 0:
-                dots(attr_products, count, query_attr, at * edge_dim, edge_attr, edges, edge_dim, 0, edge_dim)
-            gather(biases, count, edges, bias, bias_heads, head)
-            finish_logits(alpha, count, products, attr_products, biases, scale, clip)
-            lse[at] = softmax(alpha, count)
-            if lse[at] == -np.inf:
+                    hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
+            at_query, at_slope = at_row * head_dim, at_row * value_dim
+            if is_given(grads.query):
+                clear(grads.query, at_query, head_dim)
+            if upstream.lse[at_row] == -np.inf:
                 continue
+            delta = mean_slope(at_row, sizes, upstream)
+            key_at = nodes.key_at + key_head * nodes.key_step
+            value_at = nodes.value_at + key_head * nodes.value_step
+            dots(scores, count, query, at_query, nodes.keys, row.nodes, nodes.key_stride, key_at, head_dim)
+            dots(
+                slopes, count, upstream.grad_out, at_slope,
+                nodes.values, row.nodes, nodes.value_stride, value_at, value_dim,
+            )  # fmt: skip
+            if plain:
+                columns = count + -count % 8
+                differentiate_products(scores, slopes, 0, columns, 0, count, upstream.lse[at_row], delta, rules.scale)
+            else:
+                differentiate_row(
+                    row, count, at_row, head, scores, slopes, 0, delta, sizes, terms, rules, upstream, grads
+                )
+            if is_given(grads.query):
+                add_weighted(
+                    grads.query, at_query, count, scores, 0, nodes.keys, row.nodes, nodes.key_stride, key_at, head_dim
+                )
+            if is_given(grads.key):
+                key_at = grad_nodes.key_at + key_head * grad_nodes.key_step
+                add_outer(
+                    grad_nodes.keys, count, row.nodes, grad_nodes.key_stride, key_at, scores, query, at_query, head_dim
+                )
+            if is_given(grads.value):
+                value_at = grad_nodes.value_at + key_head * grad_nodes.value_step
+                add_outer(
+                    grad_nodes.values, count, row.nodes, grad_nodes.value_stride, value_at,
+                    slopes, upstream.grad_out, at_slope, value_dim,
+                )  # fmt: skip
 
-            gather(gates, count, edges, gate, gate_heads, head)
-            if has_dropout:
-                draw_keeps(keeps, count, hashes, head, keep_scale, threshold)
-            for t in range(0, count, 8):
-                store(weights, t, load(gates, t) * load(keeps, t) * load(alpha, t))
-            stride, offset = num_key_heads * value_dim, key_head * value_dim
-            add_weighted(out, at * value_dim, count, weights, value, nodes, stride, offset, value_dim)
-            if len(edge_type) > 0:
-                add_by_type(out_attr, at * edge_dim, count, edges, edge_type, weights)
-            elif edge_dim > 0:
-                add_weighted(out_attr, at * edge_dim, count, weights, edge_attr, edges, edge_dim, 0, edge_dim)
+
+@part_of_rows
+def differentiate_tile(
+    begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, grad_nodes, upstream, grads, row, tile
+):
+    """Serves the targets [begin, end) of a tile by small dense products."""
+    num_heads, head_dim, value_dim = sizes.num_heads, sizes.head_dim, sizes.value_dim
+    ptr, src, scores, slopes = graph.target_ptr, graph.src, tile.scores, tile.slopes
+    plain = is_plain(sizes, rules) and not is_given(upstream.grad_weights)
+    group, nodes_check = num_heads // sizes.num_key_heads, like(query, 0)
+    low = src[ptr[begin]]
+    width = src[ptr[end] - 1] + 1 - low
+    ld = width + -width % 8 + 16
+    for head in range(first_head, last_head):
+        key_head = head // group
+        if head % group == 0:
+            key_at = low * nodes.key_stride + nodes.key_at + key_head * nodes.key_step
+            value_at = low * nodes.value_stride + nodes.value_at + key_head * nodes.value_step
+            nodes_check = transpose(tile.key_columns, ld, nodes.keys, key_at, nodes.key_stride, width, head_dim)
+            nodes_check += transpose(
+                tile.value_columns, ld, nodes.values, value_at, nodes.value_stride, width, value_dim
+            )
+            copy_rows(tile.key_rows, nodes.keys, key_at, nodes.key_stride, width, head_dim)
+        at = (begin * num_heads + head) * head_dim
+        check = nodes_check + copy_rows(tile.query_rows, query, at, num_heads * head_dim, end - begin, head_dim)
+        at = (begin * num_heads + head) * value_dim
+        check += copy_rows(tile.slope_rows, upstream.grad_out, at, num_heads * value_dim, end - begin, value_dim)
+        if check != 0:  # zero times NaN would leak
+            differentiate_rows(
+                begin, end, head, head + 1, graph, sizes, terms, rules, query, nodes, grad_nodes, upstream, grads,
+                row, tile,
+            )  # fmt: skip
+            continue
+        place = begin
+        while place < end:
+            rows = rows_at_once(place - begin, end - begin)
+            first = min(place, end - rows)
+            place += rows
+            left = src[ptr[first]] - low
+            depth = src[ptr[first + rows] - 1] + 1 - low - left
+            columns, at_group = depth + -depth % 8, BEFORE + (first - begin) * ld + left
+            multiply(
+                scores, at_group, ld, tile.query_rows, (first - begin) * head_dim, head_dim, 1,
+                tile.key_columns, left, ld, head_dim, columns, rows,
+            )  # fmt: skip
+            multiply(
+                slopes, at_group, ld, tile.slope_rows, (first - begin) * value_dim, value_dim, 1,
+                tile.value_columns, left, ld, value_dim, columns, rows,
+            )  # fmt: skip
+            for target in range(first, first + rows):
+                first_edge, at_row = ptr[target], target * num_heads + head
+                count, begin_columns = ptr[target + 1] - first_edge, BEFORE + (target - begin) * ld + left
+                start, lse = src[first_edge] - low - left, upstream.lse[at_row]
+                at = begin_columns + start
+                delta = mean_slope(at_row, sizes, upstream)
+                # beside the columns, zeros as far as a group of sources may reach that has one of the row's
+                clear_before(scores, begin_columns, 8)
+                clear_before(slopes, begin_columns, 8)
+                if lse == -np.inf:
+                    clear(scores, begin_columns, columns)
+                    clear(slopes, begin_columns, columns)
+                elif plain:
+                    differentiate_products(
+                        scores, slopes, begin_columns, columns, start, start + count, lse, delta, rules.scale
+                    )
+                else:
+                    list_edges(row.edges, first_edge, count)
+                    if rules.keep_scale != 1:
+                        hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
+                    differentiate_row(
+                        row, count, at_row, head, scores, slopes, at, delta, sizes, terms, rules, upstream, grads
+                    )
+                    clear_before(scores, at, start)
+                    clear_before(slopes, at, start)
+                    clear_after(scores, at + count, columns - start - count)
+                    clear_after(slopes, at + count, columns - start - count)
+                clear_after(scores, begin_columns + columns, 8)
+                clear_after(slopes, begin_columns + columns, 8)
+            if is_given(grads.query):
+                multiply(
+                    grads.query, (first * num_heads + head) * head_dim, num_heads * head_dim, scores, at_group, ld, 1,
+                    tile.key_rows, left * head_dim, head_dim, depth, head_dim, rows,
+                )  # fmt: skip
+        first, last = begin, begin  # the targets that see some of four sources
+        for column in range(0, width, GROUP):
+            while first < end and src[ptr[first + 1] - 1] - low < column:
+                first += 1
+            while last < end and src[ptr[last]] - low < column + GROUP:
+                last += 1
+            at_group, num_columns = BEFORE + (first - begin) * ld + column, min(GROUP, width - column)
+            if is_given(grads.key):
+                multiply(
+                    tile.sums, 0, head_dim, scores, at_group, 1, ld,
+                    tile.query_rows, (first - begin) * head_dim, head_dim, last - first, head_dim, GROUP,
+                )  # fmt: skip
+                at = (low + column) * grad_nodes.key_stride + grad_nodes.key_at + key_head * grad_nodes.key_step
+                add_rows(grad_nodes.keys, at, grad_nodes.key_stride, tile.sums, num_columns, head_dim)
+            if is_given(grads.value):
+                multiply(
+                    tile.sums, 0, value_dim, slopes, at_group, 1, ld,
+                    tile.slope_rows, (first - begin) * value_dim, value_dim, last - first, value_dim, GROUP,
+                )  # fmt: skip
+                at = (low + column) * grad_nodes.value_stride + grad_nodes.value_at + key_head * grad_nodes.value_step
+                add_rows(grad_nodes.values, at, grad_nodes.value_stride, tile.sums, num_columns, value_dim)
 
 
 @kernel
-def attention_backward_targets(
-    begin, end, target_ptr, src,
+def attention_backward(
+    begin, end, tasks, packs, target_ptr, src,
     num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads,
-    query_attr, edge_attr, edge_type, bias, gate, head_mask, edge_id,
-    scale, clip, keep_scale, threshold, seed,
-    query, key, value, out, out_attr, lse, grad_out, grad_out_attr, grad_lse,
-    delta, grad_query, grad_query_attr, grad_edge_attr, grad_bias, grad_gate,
+    query_attr, edge_attr, edge_type, bias, gate, head_mask, edge_id, scale, clip, keep_scale, threshold, seed,
+    query, key, value, out, out_attr, lse, grad_out, grad_out_attr, grad_weights, grad_lse,
+    grad_query, grad_key, grad_value, grad_query_attr, edge_slopes, edge_weights, grad_bias, grad_gate,
 ):  # fmt: skip
-    """Writes delta, and adds to those gradients that are wanted: not empty, and zero on arrival."""
-    heads_per_key, has_dropout = num_heads // num_key_heads, keep_scale != 1
-    wanted = len(grad_query) + len(grad_query_attr) + len(grad_edge_attr) + len(grad_bias) + len(grad_gate)
+    """Writes the gradient of query, and the others, zero on arrival, where they are wanted.
 
-    room, dtype = widest(begin, end, target_ptr), out.dtype
-    edges, nodes, hashes = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.uint32)
-    products, logits, weights = np.empty(room, dtype), np.empty(room, dtype), np.empty(room, dtype)
-    slopes, shifts, deltas = np.empty(room, dtype), np.empty(room, dtype), np.empty(room, dtype)
-    attr_products, attr_slopes, biases = np.zeros(room, dtype), np.zeros(room, dtype), np.zeros(room, dtype)
-    gates, keeps = np.ones(room, dtype), np.ones(room, dtype)
-    for row in range(begin, end):
-        count = 0
-        for head in range(num_heads):
-            at, key_head = row * num_heads + head, head // heads_per_key
-            delta[at] = (
-                dot(grad_out, at * value_dim, out, at * value_dim, value_dim)
-                + dot(grad_out_attr, at * edge_dim, out_attr, at * edge_dim, edge_dim)
-                - grad_lse[at]
-            )
-            if wanted == 0:
-                continue
-            if head == 0 or len(head_mask) > 0:
-                first, stop = target_ptr[row], target_ptr[row + 1]
-                count = collect_incoming(edges, nodes, first, stop, src, head_mask, num_heads, head)
-                if has_dropout:
-                    hash_edges(hashes, count, edges, edge_id, seed)
-            if lse[at] == -np.inf:
-                continue
-
-            key_stride, key_offset = num_key_heads * head_dim, key_head * head_dim
-            value_stride, value_offset = num_key_heads * value_dim, key_head * value_dim
-            dots(products, count, query, at * head_dim, key, nodes, key_stride, key_offset, head_dim)
-            dots(slopes, count, grad_out, at * value_dim, value, nodes, value_stride, value_offset, value_dim)
-            if len(edge_type) > 0:
-                look_up(attr_products, count, edges, edge_type, query_attr, at * edge_dim)
-                look_up(attr_slopes, count, edges, edge_type, grad_out_attr, at * edge_dim)
-            elif edge_dim > 0:
-                dots(attr_products, count, query_attr, at * edge_dim, edge_attr, edges, edge_dim, 0, edge_dim)
-                dots(attr_slopes, count, grad_out_attr, at * edge_dim, edge_attr, edges, edge_dim, 0, edge_dim)
-            gather(biases, count, edges, bias, bias_heads, head)
-            gather(gates, count, edges, gate, gate_heads, head)
-            if has_dropout:
-                draw_keeps(keeps, count, hashes, head, keep_scale, threshold)
-            fill(shifts, count, lse[at])
-            fill(deltas, count, delta[at])
-            finish_logits(logits, count, products, attr_products, biases, scale, clip)
-            differentiate(
-                logits, products, slopes, weights, count, attr_slopes, shifts, deltas, gates, keeps, scale, clip
-            )
-
-            if len(grad_query) > 0:
-                add_weighted(grad_query, at * head_dim, count, products, key, nodes, key_stride, key_offset, head_dim)
-            if len(grad_query_attr) > 0 and len(edge_type) > 0:
-                add_by_type(grad_query_attr, at * edge_dim, count, edges, edge_type, products)
-            elif len(grad_query_attr) > 0:
-                add_weighted(grad_query_attr, at * edge_dim, count, products, edge_attr, edges, edge_dim, 0, edge_dim)
-            if len(grad_edge_attr) > 0:
-                add_outer(grad_edge_attr, count, edges, products, query_attr, at * edge_dim, edge_dim)
-                add_outer(grad_edge_attr, count, edges, weights, grad_out_attr, at * edge_dim, edge_dim)
-            if len(grad_bias) > 0:
-                scatter_add(grad_bias, count, edges, logits, bias_heads, head)
-            if len(grad_gate) > 0:
-                scatter_add(grad_gate, count, edges, slopes, gate_heads, head)
+    grad_key and grad_value have a copy for each part that tasks name; bias and gate have a column a head.
+    """
+    sizes = Sizes(num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads)
+    terms = Terms(
+        optional(query_attr), optional(edge_attr), optional(edge_type), optional(bias), optional(gate),
+        optional(head_mask), optional(edge_id),
+    )  # fmt: skip
+    rules, graph = Rules(scale, clip, keep_scale, threshold, seed), Graph(optional(target_ptr), optional(src))
+    upstream = Upstream(
+        optional(out), optional(out_attr), optional(lse), optional(grad_out), optional(grad_out_attr),
+        optional(grad_weights), optional(grad_lse),
+    )  # fmt: skip
+    grads = Grads(
+        optional(grad_query), optional(grad_key), optional(grad_value), optional(grad_query_attr),
+        optional(edge_slopes), optional(edge_weights), optional(grad_bias), optional(grad_gate),
+    )  # fmt: skip
+    group, num_nodes = num_heads // num_key_heads, len(key) // max(1, num_key_heads * head_dim)
+    room, columns_room = room_for(begin, end, tasks, graph.target_ptr), widest_tile(num_nodes, sizes, terms)
+    integers, hashes = np.empty(ROW_INTEGERS * room, np.int64), np.empty(room, np.uint32)
+    num_scores = max(room, BEFORE + TILE_CELLS + 24 * TILE_ROWS if columns_room > 0 else 0)
+    at_keys = 2 * num_scores
+    at_values, at_key_rows = at_keys + head_dim * columns_room, at_keys + (head_dim + value_dim) * columns_room
+    at_queries = at_key_rows + head_dim * columns_room
+    tile_rows = TILE_ROWS if columns_room > 0 else 0
+    at_slopes = at_queries + tile_rows * head_dim
+    at_sums = at_slopes + tile_rows * value_dim
+    at_row = at_sums + min(GROUP, tile_rows) * max(head_dim, value_dim)
+    at_pairs = at_row + ROW_NUMBERS * room
+    num_pairs = num_nodes * (head_dim + value_dim) if packs else 0
+    numbers = np.empty(at_pairs + 2 * num_pairs, out.dtype)
+    row, none = row_scratch(numbers, at_row, integers, hashes, room), pointer(numbers, 0)
+    tile = TileScratch(
+        pointer(numbers, 0), pointer(numbers, num_scores), pointer(numbers, at_keys), pointer(numbers, at_values),
+        pointer(numbers, at_key_rows), none, pointer(numbers, at_queries), pointer(numbers, at_slopes),
+        pointer(numbers, at_sums), none, none,
+    )  # fmt: skip
+    pairs, grad_pairs = pointer(numbers, at_pairs), pointer(numbers, at_pairs + num_pairs)
+    query, keys, values = optional(query), optional(key), optional(value)
+    for task in range(begin, end):
+        row_begin, row_end = tasks[FIELDS * task], tasks[FIELDS * task + 1]
+        sweep_begin, sweep_end = tasks[FIELDS * task + 2], tasks[FIELDS * task + 3]
+        part_key, part_value = tasks[FIELDS * task + 4] * len(key), tasks[FIELDS * task + 4] * len(value)
+        sweep = 1 if packs else sweep_end - sweep_begin
+        for first_key_head in range(sweep_begin, sweep_end, sweep):
+            if packs:
+                pair_rows(pairs, keys, values, first_key_head, num_nodes, sizes)
+                clear(grad_pairs, 0, num_pairs)
+            nodes = sweep_nodes(packs, pairs, keys, values, sizes)
+            into = sweep_nodes(packs, grad_pairs, grads.key, grads.value, sizes)
+            if not packs:
+                into = Nodes(
+                    into.keys, into.values, into.key_stride, part_key, into.key_step,
+                    into.value_stride, part_value, into.value_step,
+                )  # fmt: skip
+            first_head, last_head, at = first_key_head * group, (first_key_head + sweep) * group, row_begin
+            while at < row_end:
+                stop, is_tile = next_stretch(at, row_end, graph, columns_room)
+                if is_tile:
+                    differentiate_tile(
+                        at, stop, first_head, last_head, graph, sizes, terms, rules, query, nodes, into,
+                        upstream, grads, row, tile,
+                    )  # fmt: skip
+                else:
+                    differentiate_rows(
+                        at, stop, first_head, last_head, graph, sizes, terms, rules, query, nodes, into,
+                        upstream, grads, row, tile,
+                    )  # fmt: skip
+                at = stop
+            if packs:
+                part_rows(grad_pairs, grads.key, grads.value, part_key, part_value, first_key_head, num_nodes, sizes)
+    keep(numbers)
+    keep(integers)
+    keep(hashes)
 
 
 @kernel
-def attention_backward_sources(
-    begin, end, source_ptr, source_order, dst,
-    num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads,
-    query_attr, edge_attr, edge_type, bias, gate, head_mask, edge_id,
-    scale, clip, keep_scale, threshold, seed,
-    query, key, value, lse, grad_out, grad_out_attr, delta, grad_key, grad_value,
-):  # fmt: skip
-    """Adds to grad_key and grad_value where they are wanted: not empty, and zero on arrival."""
-    heads_per_key, has_dropout = num_heads // num_key_heads, keep_scale != 1
-
-    room, dtype = widest(begin, end, source_ptr), key.dtype
-    edges, nodes, hashes = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, np.uint32)
-    products, logits, weights = np.empty(room, dtype), np.empty(room, dtype), np.empty(room, dtype)
-    slopes, shifts, deltas = np.empty(room, dtype), np.empty(room, dtype), np.empty(room, dtype)
-    attr_products, attr_slopes, biases = np.zeros(room, dtype), np.zeros(room, dtype), np.zeros(room, dtype)
-    gates, keeps = np.ones(room, dtype), np.ones(room, dtype)
+def edge_attr_gradient(
+    begin, end, target_ptr, num_heads, edge_dim, edge_slopes, edge_weights, query_attr, grad_out_attr, grad_edge_attr
+):
+    """Writes Σ_h dx_eh · p_ih + w_eh · b_ih for the edges of targets [begin, end); head by head would be a race."""
+    query_attr, grad_out_attr, grad_edge_attr = optional(query_attr), optional(grad_out_attr), optional(grad_edge_attr)
     for row in range(begin, end):
-        for head in range(num_heads):
-            key_at = row * num_key_heads + head // heads_per_key
-            count = 0
-            for slot in range(source_ptr[row], source_ptr[row + 1]):
-                edge = source_order[slot]
-                node = dst[edge]
-                at = node * num_heads + head
-                # A target that saw nothing (lse is -inf) sends nothing back, whatever its other numbers are.
-                if lse[at] != -np.inf and (len(head_mask) == 0 or head_mask[edge * num_heads + head]):
-                    edges[count], nodes[count], shifts[count], deltas[count] = edge, node, lse[at], delta[at]
-                    count += 1
-
-            query_stride, query_offset = num_heads * head_dim, head * head_dim
-            out_stride, out_offset = num_heads * value_dim, head * value_dim
-            dots(products, count, key, key_at * head_dim, query, nodes, query_stride, query_offset, head_dim)
-            dots(slopes, count, value, key_at * value_dim, grad_out, nodes, out_stride, out_offset, value_dim)
-            stride, offset = num_heads * edge_dim, head * edge_dim
-            if len(edge_type) > 0:
-                for t in range(count):
-                    at = nodes[t] * stride + offset + edge_type[edges[t]]
-                    attr_products[t], attr_slopes[t] = query_attr[at], grad_out_attr[at]
-            elif edge_dim > 0:
-                pair_dots(attr_products, count, query_attr, nodes, stride, offset, edge_attr, edges, edge_dim)
-                pair_dots(attr_slopes, count, grad_out_attr, nodes, stride, offset, edge_attr, edges, edge_dim)
-            gather(biases, count, edges, bias, bias_heads, head)
-            gather(gates, count, edges, gate, gate_heads, head)
-            if has_dropout:
-                hash_edges(hashes, count, edges, edge_id, seed)
-                draw_keeps(keeps, count, hashes, head, keep_scale, threshold)
-            finish_logits(logits, count, products, attr_products, biases, scale, clip)
-            differentiate(
-                logits, products, slopes, weights, count, attr_slopes, shifts, deltas, gates, keeps, scale, clip
-            )
-
-            if len(grad_key) > 0:
-                add_weighted(
-                    grad_key, key_at * head_dim, count, products, query, nodes, query_stride, query_offset, head_dim
-                )
-            if len(grad_value) > 0:
-                add_weighted(
-                    grad_value, key_at * value_dim, count, weights, grad_out, nodes, out_stride, out_offset, value_dim
-                )
+        for edge in range(target_ptr[row], target_ptr[row + 1]):
+            for c in range(0, edge_dim, 8):
+                total = spread(like(grad_edge_attr, 0))
+                for head in range(num_heads):
+                    at = (row * num_heads + head) * edge_dim + c
+                    total = fma(spread(edge_slopes[edge * num_heads + head]), load(query_attr, at), total)
+                    total = fma(spread(edge_weights[edge * num_heads + head]), load(grad_out_attr, at), total)
+                store(grad_edge_attr, edge * edge_dim + c, total)
 
 
 @kernel
@@ -523,11 +1235,12 @@ def logits(
     query, key, query_attr, edge_attr, out,
 ):  # fmt: skip
     """Writes out[e, h] = x_e."""
-    heads_per_key, no_mask = num_heads // num_key_heads, np.empty(0, np.bool_)
-
+    heads_per_key, no_mask = num_heads // num_key_heads, optional(np.empty(0, np.uint8))
     room = widest(begin, end, target_ptr)
-    edges, nodes = np.empty(room, np.int64), np.empty(room, np.int64)
-    products, attr_products = np.empty(room, out.dtype), np.zeros(room, out.dtype)
+    integers, numbers = np.empty(2 * room, np.int64), np.zeros(2 * room, out.dtype)
+    edges, nodes = pointer(integers, 0), pointer(integers, room)
+    products, attr_products = pointer(numbers, 0), pointer(numbers, room)
+    query, key, query_attr, edge_attr = optional(query), optional(key), optional(query_attr), optional(edge_attr)
     for row in range(begin, end):
         count = collect_incoming(edges, nodes, target_ptr[row], target_ptr[row + 1], src, no_mask, num_heads, 0)
         for head in range(num_heads):
@@ -538,6 +1251,8 @@ def logits(
                 dots(attr_products, count, query_attr, at * edge_dim, edge_attr, edges, edge_dim, 0, edge_dim)
             for t in range(count):
                 out[edges[t] * num_heads + head] = scale * (products[t] + attr_products[t])
+    keep(integers)
+    keep(numbers)
 
 
 @kernel
@@ -546,10 +1261,14 @@ def logits_backward_targets(
     grad_query, grad_query_attr, grad_edge_attr,
 ):  # fmt: skip
     """Adds to those gradients that are wanted: not empty, and zero on arrival."""
-    heads_per_key, no_mask = num_heads // num_key_heads, np.empty(0, np.bool_)
-
+    heads_per_key, no_mask = num_heads // num_key_heads, optional(np.empty(0, np.uint8))
     room = widest(begin, end, target_ptr)
-    edges, nodes, weights = np.empty(room, np.int64), np.empty(room, np.int64), np.empty(room, grad.dtype)
+    integers, numbers = np.empty(2 * room, np.int64), np.empty(room, grad.dtype)
+    edges, nodes, weights = pointer(integers, 0), pointer(integers, room), pointer(numbers, 0)
+    key, query_attr, edge_attr = optional(key), optional(query_attr), optional(edge_attr)
+    into_query, into_query_attr, into_edge_attr = (
+        optional(grad_query), optional(grad_query_attr), optional(grad_edge_attr)
+    )  # fmt: skip
     for row in range(begin, end):
         count = collect_incoming(edges, nodes, target_ptr[row], target_ptr[row + 1], src, no_mask, num_heads, 0)
         for head in range(num_heads):
@@ -558,11 +1277,13 @@ def logits_backward_targets(
                 weights[t] = scale * grad[edges[t] * num_heads + head]
             if len(grad_query) > 0:
                 stride, offset = num_key_heads * head_dim, head // heads_per_key * head_dim
-                add_weighted(grad_query, at * head_dim, count, weights, key, nodes, stride, offset, head_dim)
+                add_weighted(into_query, at * head_dim, count, weights, 0, key, nodes, stride, offset, head_dim)
             if len(grad_query_attr) > 0:
-                add_weighted(grad_query_attr, at * edge_dim, count, weights, edge_attr, edges, edge_dim, 0, edge_dim)
+                add_weighted(into_query_attr, at * edge_dim, count, weights, 0, edge_attr, edges, edge_dim, 0, edge_dim)
             if len(grad_edge_attr) > 0:
-                add_outer(grad_edge_attr, count, edges, weights, query_attr, at * edge_dim, edge_dim)
+                add_outer(into_edge_attr, count, edges, edge_dim, 0, weights, query_attr, at * edge_dim, edge_dim)
+    keep(integers)
+    keep(numbers)
 
 
 @kernel
@@ -571,9 +1292,9 @@ def logits_backward_sources(
 ):
     """Adds to grad_key, zero on arrival."""
     heads_per_key = num_heads // num_key_heads
-
     room = widest(begin, end, source_ptr)
-    nodes, weights = np.empty(room, np.int64), np.empty(room, grad.dtype)
+    integers, numbers = np.empty(room, np.int64), np.empty(room, grad.dtype)
+    nodes, weights, query, into = pointer(integers, 0), pointer(numbers, 0), optional(query), optional(grad_key)
     for row in range(begin, end):
         first, stop = source_ptr[row], source_ptr[row + 1]
         for head in range(num_heads):
@@ -582,5 +1303,7 @@ def logits_backward_sources(
                 nodes[t], weights[t] = dst[edge], scale * grad[edge * num_heads + head]
             at = (row * num_key_heads + head // heads_per_key) * head_dim
             add_weighted(
-                grad_key, at, stop - first, weights, query, nodes, num_heads * head_dim, head * head_dim, head_dim
+                into, at, stop - first, weights, 0, query, nodes, num_heads * head_dim, head * head_dim, head_dim
             )
+    keep(integers)
+    keep(numbers)

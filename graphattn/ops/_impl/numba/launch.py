@@ -4,6 +4,8 @@ Kernels work in float32 or float64 and on vectors of whole lanes, so half precis
 padded with zeros here, which is exact. Arguments and shapes: `graphattn/ops/_impl/fused.py`.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch.nn.functional import pad
@@ -11,82 +13,206 @@ from torch.nn.functional import pad
 from graphattn.ops._impl.numba import kernels, threads
 from graphattn.ops._impl.numba.vectors import WIDTH
 
+CACHE_BYTES = 2**23  # of keys and values of one head: what a core may hope to keep near, were they packed
+MIN_PACKED_DEGREE = 8  # below, packing costs more than it saves
+CHUNK_WORK = 4_000_000  # multiply-adds of the smallest chunk that is worth a thread's while
+MAX_CHUNKS = 64
+MIN_TASKS = 4  # with fewer key heads, a graph that cannot be cut is served in parts with sums of their own
+MAX_PART_BYTES = 2**28  # of those sums
+
 
 def attention(
     query, key, value, target_ptr, src,
     query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
+    wants_weights,
 ):  # fmt: skip
     dtype = _compute_dtype(query)
     features = _features(query_attr, edge_attr, edge_type)
-    out, out_attr = _zero_vectors(query, value, dtype), _zero_vectors(query, features, dtype)
+    out = torch.empty(*query.shape[:2], _width(value), dtype=dtype)
+    out_attr = torch.empty((*query.shape[:2], _width(features)) if features is not None else 0, dtype=dtype)
+    weights = torch.zeros((len(src), query.shape[1]) if wants_weights else 0, dtype=dtype)
     lse = torch.empty(query.shape[:2], dtype=dtype)
+    terms = _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id)
     settings = (
         *_sizes(query, key, value, features, edge_bias, edge_gate),
-        *_terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id),
+        *terms,
         *_rules(dtype, scale, logit_clip, dropout_p, seed),
     )
+    ptr, sources = _array(target_ptr), _array(src)
+    num_threads = threads.available(len(src) * _work(query, key, value, edge_attr, edge_attr))
+    packs = _packs(ptr, key, value)
+    tasks = _forward_tasks(ptr, key.shape[1], num_threads, packs)
     threads.run(
-        kernels.attention, _array(target_ptr),
-        (_array(src), *settings, *_vectors(dtype, query, key, value), _array(out), _array(out_attr), _array(lse)),
-        work_per_edge=_work(query, key, value, edge_attr, edge_attr),
+        kernels.attention, threads.even_cuts(len(tasks), num_threads),
+        (
+            tasks.reshape(-1), packs, ptr, sources, *settings, *_vectors(dtype, query, key, value),
+            _array(out), _array(out_attr), _array(weights), _array(lse),
+        ),
     )  # fmt: skip
-    return _trim(out, value, query.dtype), _trim(out_attr, features, query.dtype), lse
+    return _trim(out, value, query.dtype), _trim(out_attr, features, query.dtype), lse, weights
 
 
 def attention_backward(
-    grad_out, grad_out_attr, grad_lse, out, out_attr, lse,
-    query, key, value, target_ptr, src, dst, source_ptr, source_order,
+    grad_out, grad_out_attr, grad_lse, grad_weights, out, out_attr, lse,
+    query, key, value, target_ptr, src,
     query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
     wanted,
 ):  # fmt: skip
     dtype = _compute_dtype(query)
     features = _features(query_attr, edge_attr, edge_type)
+    terms = _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id)
     settings = (
         *_sizes(query, key, value, features, edge_bias, edge_gate),
-        *_terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id),
+        *terms,
         *_rules(dtype, scale, logit_clip, dropout_p, seed),
     )
-    inputs = _vectors(dtype, query, key, value)
-    out, out_attr, grad_out, grad_out_attr = _vectors(dtype, out, out_attr, grad_out, grad_out_attr)
-    delta = _array(torch.empty_like(lse))
-    lse, grad_lse = _array(lse), _array(grad_lse, dtype)
+    num_heads, num_edges = query.shape[1], len(src)
+    ptr, sources = _array(target_ptr), _array(src)
+    work = 2 * num_edges * _work(query, key, value, edge_attr, edge_attr)
+    stages, num_parts, packs = _backward_stages(ptr, sources, key, value, work)
 
-    vectors, tables = (query, key, value, query_attr, edge_attr), (edge_bias, edge_gate)
-    grads = [_zero_vectors(tensor, tensor, dtype, want) for tensor, want in zip(vectors, wanted)]
-    grads += [torch.zeros(tensor.shape if want else 0, dtype=dtype) for tensor, want in zip(tables, wanted[5:])]
-    grad_query, grad_key, grad_value, *grad_terms = map(_array, grads)
-    work_per_edge = 2 * _work(query, key, value, edge_attr, edge_attr)
-    threads.run(
-        kernels.attention_backward_targets, _array(target_ptr),
-        (
-            _array(src), *settings, *inputs, out, out_attr, lse, grad_out, grad_out_attr, grad_lse,
-            delta, grad_query, *grad_terms,
-        ),
-        work_per_edge,
+    def table(is_wanted):
+        return torch.zeros((num_edges, num_heads) if is_wanted else 0, dtype=dtype)
+
+    wants_query, wants_key, wants_value, wants_query_attr, wants_edge_attr, wants_bias, wants_gate = wanted
+    edge_slopes, edge_weights = table(wants_edge_attr), table(wants_edge_attr)
+    grad_bias, grad_gate = table(wants_bias), table(wants_gate)
+    grad_query = torch.empty((*query.shape[:2], _width(query)) if wants_query else 0, dtype=dtype)
+    grad_query_attr = _zero_vectors(query_attr, query_attr, dtype, wants_query_attr)
+    grad_key, grad_value = (
+        _zero_vectors(tensor.expand(num_parts, *tensor.shape), tensor, dtype, want)
+        for tensor, want in ((key, wants_key), (value, wants_value))
+    )
+    upstream = kernels.Upstream(
+        *_vectors(dtype, out, out_attr), _array(lse), *_vectors(dtype, grad_out, grad_out_attr),
+        _array(grad_weights, dtype), _array(grad_lse, dtype),
     )  # fmt: skip
-    if wanted[1] or wanted[2]:
+    grads = kernels.Grads(
+        *map(
+            _array,
+            (grad_query, grad_key, grad_value, grad_query_attr, edge_slopes, edge_weights, grad_bias, grad_gate),
+        )
+    )
+    args = (
+        ptr, sources, *settings, *_vectors(dtype, query, key, value), *upstream, *grads,
+    )  # fmt: skip
+    num_threads = threads.available(work)
+    for tasks in stages:
+        cuts = threads.even_cuts(len(tasks), num_threads)
+        threads.run(kernels.attention_backward, cuts, (tasks.reshape(-1), packs, *args))
+    grad_edge_attr = _zero_vectors(edge_attr, edge_attr, dtype, wants_edge_attr)
+    if wants_edge_attr:
         threads.run(
-            kernels.attention_backward_sources, _array(source_ptr),
+            kernels.edge_attr_gradient, threads.row_cuts(ptr, num_threads),
             (
-                _array(source_order), _array(dst), *settings, *inputs, lse, grad_out, grad_out_attr,
-                delta, grad_key, grad_value,
+                ptr, num_heads, _width(edge_attr), grads.edge_slopes, grads.edge_weights, terms.query_attr,
+                upstream.grad_out_attr, _array(grad_edge_attr),
             ),
-            work_per_edge,
         )  # fmt: skip
-    return _finish(grads, (*vectors, *tables), wanted)
+    wanted_grads = (
+        grad_query,
+        *((grad[0] if num_parts == 1 else grad.sum(0)) if len(grad) else grad for grad in (grad_key, grad_value)),
+        grad_query_attr,
+        grad_edge_attr,
+        *(
+            grad if not want or given.shape[1] == num_heads else grad.sum(1, keepdim=True)
+            for grad, given, want in ((grad_bias, edge_bias, wants_bias), (grad_gate, edge_gate, wants_gate))
+        ),
+    )
+    inputs = query, key, value, query_attr, edge_attr, edge_bias, edge_gate
+    return _finish(wanted_grads, inputs, wanted)
+
+
+def _packs(ptr, key, value):
+    """Whether a head's keys and values are worth being packed together: they are read many times, and fit a cache."""
+    num_nodes, num_key_heads, _ = key.shape
+    num_bytes = num_nodes * (_width(key) + _width(value)) * (8 if key.dtype == torch.float64 else 4)
+    return num_key_heads > 1 and num_bytes <= CACHE_BYTES and ptr[-1] >= MIN_PACKED_DEGREE * num_nodes
+
+
+def _forward_tasks(ptr, num_key_heads, num_threads, packs):
+    """One task a thread: a share of the heads where each head is packed, else of the rows."""
+    num_rows = len(ptr) - 1
+    if packs and num_key_heads >= num_threads:
+        return _over_heads(0, num_rows, num_key_heads, num_threads)
+    cuts = threads.row_cuts(ptr, num_threads)
+    return np.array([(begin, end, 0, num_key_heads, 0) for begin, end in pairwise(cuts)], np.int64)
+
+
+def _over_heads(begin, end, num_key_heads, num_tasks, part=0):
+    cuts = threads.even_cuts(num_key_heads, num_tasks)
+    return np.array([(begin, end, first, last, part) for first, last in pairwise(cuts)], np.int64)
+
+
+def _backward_stages(ptr, src, key, value, work):
+    """Plans which thread adds to which source when: (stages of tasks, number of parts, whether heads are packed).
+
+    Tasks of one stage touch different sources or heads. Sums come out the same at any number of threads, for where rows
+    are cut depends on sizes and the graph alone: either into chunks whose sources lie apart, every other one at a time;
+    or not at all, and threads share out the heads; or, for want of heads, into parts with sums of their own.
+    """
+    num_rows, num_key_heads, num_threads = len(ptr) - 1, key.shape[1], threads.available(work)
+    num_chunks = min(MAX_CHUNKS, int(work // CHUNK_WORK), num_rows // kernels.TILE_ROWS)
+    if num_chunks <= 1:
+        return [np.array([(0, num_rows, 0, num_key_heads, 0)], np.int64)], 1, False
+    chunks = _separate_chunks(ptr, src, num_chunks)
+    if chunks is not None:
+        stages = [np.array([(b, e, 0, num_key_heads, 0) for b, e in stage], np.int64) for stage in chunks]
+        return stages, 1, False
+    packs = _packs(ptr, key, value)
+    num_parts = 1
+    if num_key_heads < MIN_TASKS:
+        part_bytes = 8 * key.shape[0] * num_key_heads * (_width(key) + _width(value))
+        most = min(MAX_PART_BYTES // max(1, part_bytes), ptr[-1] // (4 * max(1, key.shape[0])))
+        num_parts = int(max(1, min(MIN_TASKS // num_key_heads, most)))
+    cuts = threads.row_cuts(ptr, num_parts)
+    num_tasks = num_key_heads if packs else max(1, num_threads // num_parts)
+    parts = pairwise(cuts)
+    return (
+        [np.concatenate([_over_heads(b, e, num_key_heads, num_tasks, part) for part, (b, e) in enumerate(parts)])],
+        (num_parts),
+        packs,
+    )
+
+
+def _separate_chunks(ptr, src, num_chunks):
+    """Cuts rows into chunks of about as many edges, whose sources lie apart from those of the next but one.
+
+    Returns:
+        One or two lists of (first row, last row): chunks of a list share no source. None if there is no such cut.
+    """
+    filled = np.flatnonzero(ptr[1:] > ptr[:-1])
+    low, high = src[ptr[filled]], src[ptr[filled + 1] - 1] + 1
+    if (low[1:] < low[:-1]).any() and len(filled) > 1:
+        low = np.minimum.accumulate(low[::-1])[::-1]  # of this row and all after it
+    high = np.maximum.accumulate(high)  # of this row and all before it
+    cuts = np.searchsorted(filled, threads.row_cuts(ptr, num_chunks)[1:-1])
+    clean = np.flatnonzero(high[:-1] <= low[1:]) + 1
+    if len(clean) >= num_chunks:
+        near = clean[np.minimum(np.searchsorted(clean, cuts), len(clean) - 1)]
+        cuts = np.unique(np.concatenate([[0], near, [len(filled)]]))
+        rows = np.concatenate([[0], filled[cuts[1:-1]], [len(ptr) - 1]])
+        return [list(pairwise(rows))]
+    cuts = np.unique(np.concatenate([[0], cuts, [len(filled)]]))
+    starts, ends = low[cuts[:-1]], high[cuts[1:] - 1]
+    if (starts[2:] < ends[:-2]).any():
+        return None
+    rows = np.concatenate([[0], filled[cuts[1:-1]], [len(ptr) - 1]])
+    pieces = list(pairwise(rows))
+    return [pieces[::2], pieces[1::2]]
 
 
 def logits(query, key, target_ptr, src, query_attr, edge_attr, scale):
     dtype = _compute_dtype(query)
     sizes = query.shape[1], key.shape[1], _width(key), _width(edge_attr)
     out = torch.empty((len(src), query.shape[1]), dtype=dtype)
+    ptr, num_threads = _array(target_ptr), threads.available(len(src) * _work(query, key, edge_attr))
     threads.run(
-        kernels.logits, _array(target_ptr),
+        kernels.logits, threads.row_cuts(ptr, num_threads),
         (
-            _array(src), *sizes, _number(scale, dtype), *_vectors(dtype, query, key, query_attr, edge_attr),
+            ptr, _array(src), *sizes, _number(scale, dtype), *_vectors(dtype, query, key, query_attr, edge_attr),
             _array(out),
         ),
-        work_per_edge=_work(query, key, edge_attr),
     )  # fmt: skip
     return out.to(query.dtype)
 
@@ -101,18 +227,18 @@ def logits_backward(
     grad = _array(grad, dtype)
     grads = [_zero_vectors(tensor, tensor, dtype, want) for tensor, want in zip(inputs, wanted)]
     grad_query, grad_key, *grad_terms = map(_array, grads)
-    work_per_edge = _work(query, key, edge_attr)
+    num_threads = threads.available(len(src) * _work(query, key, edge_attr))
     if wanted[0] or wanted[2] or wanted[3]:
+        ptr = _array(target_ptr)
         threads.run(
-            kernels.logits_backward_targets, _array(target_ptr),
-            (_array(src), *sizes, _width(edge_attr), scale, *other_arrays, grad, grad_query, *grad_terms),
-            work_per_edge,
+            kernels.logits_backward_targets, threads.row_cuts(ptr, num_threads),
+            (ptr, _array(src), *sizes, _width(edge_attr), scale, *other_arrays, grad, grad_query, *grad_terms),
         )  # fmt: skip
     if wanted[1]:
+        ptr = _array(source_ptr)
         threads.run(
-            kernels.logits_backward_sources, _array(source_ptr),
-            (_array(source_order), _array(dst), *sizes, scale, query_array, grad, grad_key),
-            work_per_edge,
+            kernels.logits_backward_sources, threads.row_cuts(ptr, num_threads),
+            (ptr, _array(source_order), _array(dst), *sizes, scale, query_array, grad, grad_key),
         )  # fmt: skip
     return _finish(grads, inputs, wanted)
 
@@ -192,16 +318,17 @@ def _features(query_attr, edge_attr, edge_type):
 
 def _sizes(query, key, value, edge_attr, edge_bias, edge_gate):
     bias_heads, gate_heads = (0 if table is None else table.shape[1] for table in (edge_bias, edge_gate))
-    return query.shape[1], key.shape[1], _width(key), _width(value), _width(edge_attr), bias_heads, gate_heads
+    widths = _width(key), _width(value), _width(edge_attr)
+    return kernels.Sizes(query.shape[1], key.shape[1], *widths, bias_heads, gate_heads)
 
 
 def _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id):
-    return (
+    return kernels.Terms(
         *_vectors(dtype, query_attr, edge_attr),
         _optional_array(edge_type, torch.int64),
         _optional_array(edge_bias, dtype),
         _optional_array(edge_gate, dtype),
-        _optional_array(head_mask, torch.bool),
+        _optional_array(None if head_mask is None else head_mask.view(torch.uint8), torch.uint8),
         _optional_array(edge_id, torch.int64),
     )
 
@@ -210,7 +337,7 @@ def _rules(dtype, scale, logit_clip, dropout_p, seed):
     clip = float("inf") if logit_clip is None else logit_clip
     keep_scale = 1 / (1 - dropout_p) if dropout_p < 1 else 0.0
     threshold = int(dropout_p * 2**24 + 0.5)
-    return (
+    return kernels.Rules(
         *(_number(number, dtype) for number in (scale, clip, keep_scale)),
         threshold,
         0 if seed is None else int(seed),

@@ -23,28 +23,41 @@ _one_at_a_time = threading.Lock()
 _is_forked = False
 
 
-def run(serial, ptr, args, work_per_edge):
-    """Runs a kernel over all rows.
+def available(work):
+    """Returns how many threads so many multiply-adds deserve."""
+    return min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS) if work >= SMALL_WORK else 1
+
+
+def even_cuts(count, num_parts):
+    """Returns where to cut `count` equal pieces of work into at most so many parts."""
+    return np.linspace(0, count, min(count, num_parts) + 1).astype(np.int64)
+
+
+def row_cuts(ptr, num_parts):
+    """Returns where to cut rows into parts of as many edges each; ptr [num_rows + 1] are the rows' edge offsets."""
+    num_rows, num_edges = len(ptr) - 1, int(ptr[-1])
+    cuts = np.searchsorted(ptr, np.arange(num_parts + 1) * num_edges // num_parts)
+    cuts[0], cuts[-1] = 0, num_rows
+    return cuts
+
+
+def run(serial, cuts, args):
+    """Runs a kernel over pieces of work, cuts[i] to cuts[i + 1] on the i-th thread.
 
     Args:
-        serial: the kernel, called as serial(begin, end, ptr, *args) for rows [begin, end). Rows are independent.
-        ptr: [num_rows + 1] int64 array, edge offsets of the rows.
+        serial: the kernel, called as serial(begin, end, *args). What it does for a piece depends on no other piece.
         args: the kernel's other arguments; the last is an array of the float type that it computes in.
-        work_per_edge: multiply-adds, a rough estimate.
     """
-    num_rows, num_edges = len(ptr) - 1, int(ptr[-1])
-    num_threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-    is_small = num_edges * work_per_edge < SMALL_WORK
-    if num_threads == 1 or is_small or _is_forked or not _one_at_a_time.acquire(blocking=False):
-        serial(0, num_rows, ptr, *args)
+    num_threads = len(cuts) - 1
+    if num_threads <= 1 or _is_forked or not _one_at_a_time.acquire(blocking=False):
+        serial(cuts[0], cuts[-1], *args)
         return
     try:
-        cuts = np.searchsorted(ptr, np.arange(num_threads + 1) * num_edges // num_threads)
-        cuts[0], cuts[-1] = 0, num_rows
         before = numba.get_num_threads()
-        numba.set_num_threads(num_threads)  # a team of another size than torch's would be rebuilt at every turn
+        # a team of another size than torch's would be rebuilt at every turn
+        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
         try:
-            _on_threads(_machine_code(serial, ptr, args), cuts, ptr, *args)
+            _on_threads(_machine_code(serial, args), cuts, *args)
         finally:
             numba.set_num_threads(before)
     finally:
@@ -81,11 +94,11 @@ def _call(typing, address, args):
 _addresses = {}  # by kernel and float type: a kernel has one signature for each
 
 
-def _machine_code(serial, ptr, args):
+def _machine_code(serial, args):
     """Address of the machine code of a kernel for such arguments."""
     signature_key = serial, args[-1].dtype
     if signature_key not in _addresses:
-        signature = tuple(numba.typeof(arg) for arg in (0, 0, ptr, *args))
+        signature = tuple(numba.typeof(arg) for arg in (0, 0, *args))
         serial.compile(signature)
         compiled = serial.overloads[signature]
         _addresses[signature_key] = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)

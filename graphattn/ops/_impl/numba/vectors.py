@@ -1,18 +1,21 @@
 """Eight numbers at a time: the vector instructions that Numba does not offer, as LLVM intrinsics.
 
 A `Lanes` value holds eight float32 or eight float64. Every function here works for both, chosen by the types of its
-arguments, and `+`, `-`, `*` work between two `Lanes`. Arrays are flat and contiguous.
+arguments, and `+`, `-`, `*` work between two `Lanes`. Arrays are pointers to their first number: Numba's own arrays are
+seven words each, which calls pass one by one, count references, and wrap negative indices.
 """
 
 import math
 import operator
 
+import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core.cgutils import get_or_insert_function
+from numba.core.cgutils import alloca_once, for_range, get_or_insert_function
 from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.core.typing.templates import signature as typing_signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
+from numpy.polynomial import Chebyshev, Polynomial
 
 WIDTH = 8
 INT32 = ir.IntType(32)
@@ -58,16 +61,64 @@ def _float_bits(vector_type):
     return 32 if isinstance(vector_type.element, ir.FloatType) else 64
 
 
-def _address(context, builder, array_type, array, index):
-    return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
+@intrinsic
+def pointer(typing, array, index):
+    """The address of array[index]. It does not keep the array alive: see `keep`."""
+
+    def build(context, builder, signature, args):
+        return builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]])
+
+    return types.CPointer(array.dtype)(array, types.intp), build
+
+
+@intrinsic
+def optional(typing, array):
+    """The address of an array's first number, null for an empty array."""
+
+    def build(context, builder, signature, args):
+        struct = context.make_array(signature.args[0])(context, builder, args[0])
+        is_empty = builder.icmp_signed("==", struct.nitems, struct.nitems.type(0))
+        return builder.select(is_empty, ir.Constant(struct.data.type, None), struct.data)
+
+    return types.CPointer(array.dtype)(array), build
+
+
+@intrinsic
+def is_given(typing, place):
+    """Whether a pointer is not null."""
+
+    def build(context, builder, signature, args):
+        return builder.icmp_unsigned("!=", args[0], ir.Constant(args[0].type, None))
+
+    return types.boolean(place), build
+
+
+@intrinsic
+def keep(typing, array):
+    """Does nothing, but an array that is named here lives until then."""
+    return types.void(array), lambda context, builder, signature, args: context.get_dummy_value()
+
+
+@intrinsic
+def like(typing, place, number):
+    """The number in the type that the pointer points at."""
+
+    def build(context, builder, signature, args):
+        return context.cast(builder, args[1], signature.args[1], signature.args[0].dtype)
+
+    return place.dtype(place, number), build
+
+
+def _address(builder, place, index):
+    return builder.gep(place, [index])
 
 
 def _as_vector(builder, address, count=WIDTH):
     return builder.bitcast(address, ir.VectorType(address.type.pointee, count).as_pointer())
 
 
-def _element_bytes(array_type):
-    return array_type.dtype.bitwidth // 8
+def _element_bytes(pointer_type):
+    return pointer_type.dtype.bitwidth // 8
 
 
 @intrinsic
@@ -75,7 +126,7 @@ def load(typing, array, index):
     """array[index:index + 8]"""
 
     def build(context, builder, signature, args):
-        loaded = builder.load(_as_vector(builder, _address(context, builder, signature.args[0], *args)))
+        loaded = builder.load(_as_vector(builder, _address(builder, *args)))
         loaded.align = _element_bytes(signature.args[0])
         return loaded
 
@@ -87,7 +138,7 @@ def store(typing, array, index, lanes):
     """array[index:index + 8] = lanes"""
 
     def build(context, builder, signature, args):
-        address = _address(context, builder, signature.args[0], *args[:2])
+        address = _address(builder, *args[:2])
         builder.store(args[2], _as_vector(builder, address)).align = _element_bytes(signature.args[0])
         return context.get_dummy_value()
 
@@ -141,36 +192,85 @@ def zero_beyond(typing, y, x, limit):
 
 
 @intrinsic
-def exp(typing, x):
-    """The natural exponential: NaN stays NaN, results below the smallest normal number (so -inf too) are exactly zero.
+def within(typing, x, first, last, other):
+    """x in the lanes first <= lane < last, the number `other` elsewhere."""
 
-    e^x = 2^n · e^f with n = rint(x / ln 2) and f = x - n · ln 2, |f| <= ln 2 / 2. ln 2 is subtracted in two parts, so f
-    is right to the last bit; e^f is its Taylor series; 2^n is an integer shift. Meant for x <= 0, right up to the
-    point where 2^n overflows.
+    def build(context, builder, signature, args):
+        x, first, last, other = args
+        index = ir.VectorType(first.type, WIDTH)
+        lane = ir.Constant(index, list(range(WIDTH)))
+        not_before = builder.icmp_signed(">=", lane, _spread(builder, first))
+        before_last = builder.icmp_signed("<", lane, _spread(builder, last))
+        return builder.select(builder.and_(not_before, before_last), x, _spread(builder, other))
+
+    return x(x, types.intp, types.intp, x.dtype), build
+
+
+def _exponent_format(kind):
+    """Returns (bits of the exponent, bits of the mantissa, bias of the exponent, integers as wide) of a vector type."""
+    single = _float_bits(kind) == 32
+    exponent_bits, mantissa_bits = (8, 23) if single else (11, 52)
+    integers = ir.VectorType(ir.IntType(_float_bits(kind)), WIDTH)
+    return exponent_bits, mantissa_bits, 2 ** (exponent_bits - 1) - 1, integers
+
+
+def _polynomial(builder, x, coefficients):
+    """Σ_k coefficients[k] · x^k"""
+    total = _constant(x.type, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        total = _call(builder, "fma", total, x, _constant(x.type, coefficient))
+    return total
+
+
+def _power_of_two_near_zero(degree):
+    """Coefficients of the polynomial that equals 2^f at the Chebyshev points of [-1/2, 1/2]."""
+    return Chebyshev.interpolate(np.exp2, degree, domain=[-0.5, 0.5]).convert(kind=Polynomial).coef.tolist()
+
+
+@intrinsic
+def exp2(typing, x):
+    """2^x: NaN stays NaN, results below the smallest normal number (so that of -inf too) are exactly zero.
+
+    2^x = 2^n · 2^f with n = rint(x) and |f| <= 1/2: an integer shift and a polynomial. Right for x up to the point
+    where 2^n overflows.
     """
 
     def build(context, builder, signature, args):
         x, kind = args[0], args[0].type
-        single = _float_bits(kind) == 32
-        exponent_bits, mantissa_bits, degree = (8, 23, 7) if single else (11, 52, 13)
-        integers = ir.VectorType(ir.IntType(_float_bits(kind)), WIDTH)
-        bias = 2 ** (exponent_bits - 1) - 1
-        # The high part of ln 2 has few enough bits that its product with n is exact.
-        high = 0.693359375 if single else float.fromhex("0x1.62e42fee00000p-1")
-        low = -2.12194440054690583e-4 if single else float.fromhex("0x1.a39ef35793c76p-33")
-
-        too_small = builder.fcmp_ordered("<", x, _constant(kind, -(bias - 1) * math.log(2)))
-        n = _call(builder, "rint", builder.fmul(x, _constant(kind, 1 / math.log(2))))
+        _, mantissa_bits, bias, integers = _exponent_format(kind)
+        n = _call(builder, "rint", x)
+        series = _polynomial(builder, builder.fsub(x, n), _power_of_two_near_zero(6 if bias == 127 else 12))
         # Turning NaN or -inf into an integer is undefined, so those lanes take n = 0; NaN then stays in f.
-        n = builder.select(builder.fcmp_ordered(">", n, _constant(kind, -bias)), n, _constant(kind, 0.0))
-        f = _call(builder, "fma", n, _constant(kind, -high), x)
-        f = _call(builder, "fma", n, _constant(kind, -low), f)
-        series = _constant(kind, 1 / math.factorial(degree))
-        for power in reversed(range(degree)):
-            series = _call(builder, "fma", series, f, _constant(kind, 1 / math.factorial(power)))
+        is_normal = builder.fcmp_ordered(">", x, _constant(kind, 1.0 - bias))
+        n = builder.select(is_normal, n, _constant(kind, 0.0))
         shifted = builder.add(builder.fptosi(n, integers), _constant(integers, bias))
         two_to_n = builder.bitcast(builder.shl(shifted, _constant(integers, mantissa_bits)), kind)
+        too_small = builder.fcmp_ordered("<=", x, _constant(kind, 1.0 - bias))
         return builder.select(too_small, _constant(kind, 0.0), builder.fmul(series, two_to_n))
+
+    return x(x), build
+
+
+@intrinsic
+def log2(typing, x):
+    """The binary logarithm of normal positive numbers; NaN stays NaN.
+
+    x = 2^n · m with sqrt(1/2) <= m < sqrt(2), and log2 m is a series in s = (m - 1) / (m + 1).
+    """
+
+    def build(context, builder, signature, args):
+        x, kind = args[0], args[0].type
+        _, mantissa_bits, bias, integers = _exponent_format(kind)
+        single = bias == 127
+        bits = builder.bitcast(x, integers)
+        root = 0x3F3504F3 if single else 0x3FE6A09E667F3BCD  # sqrt(1/2)
+        n = builder.ashr(builder.sub(bits, _constant(integers, root)), _constant(integers, mantissa_bits))
+        m = builder.bitcast(builder.sub(bits, builder.shl(n, _constant(integers, mantissa_bits))), kind)
+        s = builder.fdiv(builder.fsub(m, _constant(kind, 1.0)), builder.fadd(m, _constant(kind, 1.0)))
+        series = [2 / math.log(2) / (2 * k + 1) for k in range(5 if single else 12)]
+        log_m = builder.fmul(s, _polynomial(builder, builder.fmul(s, s), series))
+        nan_or_zero = builder.fmul(x, _constant(kind, 0.0))
+        return builder.fadd(builder.fadd(builder.sitofp(n, kind), log_m), nan_or_zero)
 
     return x(x), build
 
@@ -209,12 +309,112 @@ def store_sums(typing, array, index, a, b, c, d):
         a, b, c, d = args[2:]
         quarters = add_neighbors(add_neighbors(a, b), add_neighbors(c, d))
         low, high = (_shuffle(builder, quarters, quarters, half) for half in ([0, 1, 2, 3], [4, 5, 6, 7]))
-        address = _address(context, builder, signature.args[0], *args[:2])
+        address = _address(builder, *args[:2])
         stored = builder.store(builder.fadd(low, high), _as_vector(builder, address, 4))
         stored.align = _element_bytes(signature.args[0])
         return context.get_dummy_value()
 
     return types.void(array, types.intp, a, a, a, a), build
+
+
+@intrinsic
+def prefetch(typing, array, index):
+    """Asks for the cache line of array[index]; no index is out of bounds."""
+
+    def build(context, builder, signature, args):
+        byte = ir.IntType(8).as_pointer()
+        address = builder.bitcast(_address(builder, *args), byte)
+        function_type = ir.FunctionType(ir.VoidType(), [byte, INT32, INT32, INT32])
+        ask = get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        builder.call(ask, [address, INT32(0), INT32(3), INT32(1)])  # for reading, into every level, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), build
+
+
+@intrinsic
+def store_transposed(typing, into, at, into_stride, table, table_at, table_stride):
+    """into[at + c * into_stride + r] = table[table_at + r * table_stride + c] for r and c in 0 .. 7"""
+
+    def build(context, builder, signature, args):
+        into, at, into_stride, table, table_at, table_stride = args
+        index, width = at.type, _element_bytes(signature.args[0])
+
+        def row_address(place, first, stride, row):
+            at = builder.add(first, builder.mul(stride, ir.Constant(index, row)))
+            return _as_vector(builder, _address(builder, place, at))
+
+        rows = []
+        for row in range(WIDTH):
+            rows.append(builder.load(row_address(table, table_at, table_stride, row)))
+            rows[-1].align = width
+        # three rounds of exchange: neighbours, pairs, halves
+        pairs = []
+        for a, b in zip(rows[::2], rows[1::2]):
+            pairs.append(_shuffle(builder, a, b, [0, 8, 1, 9, 4, 12, 5, 13]))
+            pairs.append(_shuffle(builder, a, b, [2, 10, 3, 11, 6, 14, 7, 15]))
+        quads = []
+        for a, b in ((0, 2), (1, 3), (4, 6), (5, 7)):
+            quads.append(_shuffle(builder, pairs[a], pairs[b], [0, 1, 8, 9, 4, 5, 12, 13]))
+            quads.append(_shuffle(builder, pairs[a], pairs[b], [2, 3, 10, 11, 6, 7, 14, 15]))
+        columns = [_shuffle(builder, quads[c], quads[c + 4], [0, 1, 2, 3, 8, 9, 10, 11]) for c in range(4)]
+        columns += [_shuffle(builder, quads[c], quads[c + 4], [4, 5, 6, 7, 12, 13, 14, 15]) for c in range(4)]
+        for column, lanes in enumerate(columns):
+            builder.store(lanes, row_address(into, at, into_stride, column)).align = width
+        return context.get_dummy_value()
+
+    return types.void(into, types.intp, types.intp, table, types.intp, types.intp), build
+
+
+def _tile_product(rows, columns):
+    """Makes an intrinsic that multiplies matrices, for as many rows and vectors of columns as fit in registers."""
+
+    @intrinsic
+    def tile_product(typing, into, at, stride, left, left_at, left_row, left_step, right, right_at, right_step, depth):
+        """into[at + r * stride:][:8 * columns] = Σ_t left[left_at + r * left_row + t * left_step] ·
+        right[right_at + t * right_step:][:8 * columns] for each row r"""
+
+        def build(context, builder, signature, args):
+            into, at, stride, left, left_at, left_row, left_step, right, right_at, right_step, depth = args
+            kind = ir.VectorType(context.get_value_type(signature.args[0].dtype), WIDTH)
+            index, width = at.type, _element_bytes(signature.args[0])
+
+            def place(first, stride, number):
+                return builder.add(first, builder.mul(stride, ir.Constant(index, number)))
+
+            sums = [[alloca_once(builder, kind) for _ in range(columns)] for _ in range(rows)]
+            for row_sums in sums:
+                for total in row_sums:
+                    builder.store(_constant(kind, 0.0), total)
+            left_rows = [place(left_at, left_row, row) for row in range(rows)]
+            with for_range(builder, depth) as loop:
+                vectors = []
+                right_row = builder.add(right_at, builder.mul(loop.index, right_step))
+                for column in range(columns):
+                    address = _address(builder, right, builder.add(right_row, index(WIDTH * column)))
+                    vectors.append(builder.load(_as_vector(builder, address)))
+                    vectors[-1].align = width
+                step = builder.mul(loop.index, left_step)
+                for row in range(rows):
+                    address = _address(builder, left, builder.add(left_rows[row], step))
+                    factor = _spread(builder, builder.load(address))
+                    for column in range(columns):
+                        total = builder.load(sums[row][column])
+                        builder.store(_call(builder, "fma", factor, vectors[column], total), sums[row][column])
+            for row in range(rows):
+                for column in range(columns):
+                    where = builder.add(place(at, stride, row), index(WIDTH * column))
+                    address = _as_vector(builder, _address(builder, into, where))
+                    builder.store(builder.load(sums[row][column]), address).align = width
+            return context.get_dummy_value()
+
+        intp = types.intp
+        return types.void(into, intp, intp, left, intp, intp, intp, right, intp, intp, intp), build
+
+    return tile_product
+
+
+tile_4x1, tile_4x2, tile_4x3 = (_tile_product(4, columns) for columns in (1, 2, 3))
 
 
 def _give_lanes(symbol, instruction):
