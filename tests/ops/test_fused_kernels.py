@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 pytest.importorskip("numba")
 
-from graphattn.ops._impl import fused
+from graphattn.ops._impl import fused, scatter
 
 HEADS, HEAD_DIM, VALUE_DIM, EDGE_DIM = 3, 5, 7, 2
 SCALE = 0.4
@@ -70,7 +70,41 @@ def no_edges():
     return make_plan(torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long), 11, 11)
 
 
+def range_plan(bounds, num_src_nodes):
+    """Target i sees the sources bounds[i][0] up to bounds[i][1]."""
+    src = torch.cat([torch.arange(low, high) for low, high in bounds])
+    dst = torch.arange(len(bounds)).repeat_interleave(torch.tensor([high - low for low, high in bounds]))
+    return make_plan(src, dst, num_src_nodes, len(bounds))
+
+
+def window_plan(num_nodes, radius):
+    return range_plan([(max(0, i - radius), min(num_nodes, i + radius + 1)) for i in range(num_nodes)], num_nodes)
+
+
+def molecule_plan(sizes):
+    starts = [sum(sizes[:number]) for number in range(len(sizes))]
+    return range_plan([(start, start + size) for start, size in zip(starts, sizes) for _ in range(size)], sum(sizes))
+
+
+def mixed_plan():
+    """A window in two tiles with a hub between, then scattered edges, then a slope of rows as wide as they please."""
+    bounds = [(max(0, i - 9), min(90, i + 10)) for i in range(90)]
+    bounds[70] = (0, 90)
+    window = range_plan(bounds, 140)
+    scattered = random_plan(num_src_nodes=140, num_dst_nodes=20, density=0.2, seed=2)
+    slope = range_plan([(i * 2, i * 2 + 8 + i % 3) for i in range(30)], 140)
+    src, dst, rows = [], [], 0
+    for plan in (window, scattered, slope):
+        src.append(plan.src)
+        dst.append(plan.dst + rows)
+        rows += plan.num_dst_nodes
+    return make_plan(torch.cat(src), torch.cat(dst), 140, rows)
+
+
 GRAPHS = {
+    "window": window_plan(num_nodes=75, radius=6),
+    "molecules": molecule_plan([5, 12, 1, 3, 4, 17, 8]),
+    "mixed": mixed_plan(),
     "ragged": random_plan(),
     "bipartite": random_plan(num_src_nodes=13, num_dst_nodes=5, seed=1),
     "hub and lonely": hub_plan(),
@@ -252,20 +286,24 @@ def test_targets_without_a_finite_logit_get_zero_and_give_zero_gradients(dtype):
         assert grad.isfinite().all(), name
 
 
+@pytest.mark.parametrize("number", [torch.nan, torch.inf], ids=["nan", "inf"])
 @pytest.mark.parametrize("name", ["query", "key", "value"])
-def test_nan_stays_with_the_targets_that_see_it(name):
-    plan, node = GRAPHS["ragged"], 4
+@pytest.mark.parametrize("graph", ["ragged", "window"])
+def test_nan_stays_with_the_targets_that_see_it(graph, name, number):
+    plan, node = GRAPHS[graph], 4
     inputs = make_inputs(plan, dtype=torch.float32)
     with torch.no_grad():
-        inputs[name][node] = torch.nan
-    sees = torch.zeros(11, dtype=torch.bool)
+        inputs[name][node] = number
+    sees = torch.zeros(plan.num_dst_nodes, dtype=torch.bool)
     sees[node if name == "query" else plan.dst[plan.src == node]] = True
-    reached = torch.zeros(11, dtype=torch.bool)
+    reached = torch.zeros(plan.num_src_nodes, dtype=torch.bool)
     reached[plan.src[sees[plan.dst]]] = True
     assert not sees.all() and not reached.all()
 
     out, _, _ = run_fused(plan, inputs)
-    assert out[sees].isnan().all() and out[~sees].isfinite().all()
+    assert not out[sees].isfinite().all() and out[~sees].isfinite().all()
+    if number != torch.inf:
+        assert out[sees].isnan().all()
     grads = dict(zip(inputs, torch.autograd.grad(out.sum(), list(inputs.values()))))
     assert grads["query"][~sees].isfinite().all()
     assert grads["key"][~reached].isfinite().all() and grads["value"][~reached].isfinite().all()
@@ -361,14 +399,23 @@ def test_dropout_keeps_the_stated_share_and_the_stated_edges():
     assert not nothing.any()
 
 
-def large_case():
-    """Enough work to be spread over threads."""
-    plan = random_plan(num_src_nodes=211, num_dst_nodes=223, density=0.3)
-    return plan, make_inputs(plan, TERMS["all"], torch.float32, dims=(32, 40, 8))
+# each is enough work to be spread over threads, and is so in a way of its own
+LARGE = {
+    "heads": lambda: (random_plan(num_src_nodes=211, num_dst_nodes=223, density=0.3), {}),
+    "packed heads": lambda: (random_plan(num_src_nodes=400, num_dst_nodes=400, density=0.2), {"heads": 8}),
+    "parts": lambda: (random_plan(num_src_nodes=400, num_dst_nodes=400, density=0.5), {"heads": 1}),
+    "chunks apart": lambda: (molecule_plan([40] * 40), {}),
+    "chunks that touch": lambda: (window_plan(num_nodes=1500, radius=24), {}),
+}
+
+
+def large_case(name="heads", terms=TERMS["all"], dtype=torch.float32):
+    plan, sizes = LARGE[name]()
+    return plan, make_inputs(plan, terms, dtype, dims=(32, 40, 8), **sizes)
 
 
 def all_results(plan, inputs):
-    outputs = run_fused(plan, inputs)
+    outputs = [output for output in run_fused(plan, inputs) if output is not None]
     return [*outputs, *gradients(outputs, inputs).values()]
 
 
@@ -379,8 +426,10 @@ def restore_threads():
     torch.set_num_threads(before)
 
 
-def test_bits_are_the_same_at_any_thread_count_and_on_every_repeat(restore_threads):
-    plan, inputs = large_case()
+@pytest.mark.parametrize("terms", [(), TERMS["all"]], ids=["plain", "all"])
+@pytest.mark.parametrize("name", LARGE)
+def test_bits_are_the_same_at_any_thread_count_and_on_every_repeat(name, terms, restore_threads):
+    plan, inputs = large_case(name, terms)
     torch.set_num_threads(1)
     expected = all_results(plan, inputs)
     for num_threads in (1, 2, 5, 2):
@@ -389,10 +438,17 @@ def test_bits_are_the_same_at_any_thread_count_and_on_every_repeat(restore_threa
             assert torch.equal(result, expectation)
 
 
-def test_a_large_case_on_threads_equals_the_formulas(restore_threads):
+@pytest.mark.parametrize("terms", [(), TERMS["all"]], ids=["plain", "all"])
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_case_on_threads_equals_scatter(name, terms, restore_threads):
     torch.set_num_threads(2)
-    plan = random_plan(num_src_nodes=97, num_dst_nodes=101, density=0.4)
-    check_against_reference(plan, make_inputs(plan, TERMS["all"], dims=(40, 32, 8)), **EXACT)
+    plan, inputs = large_case(name, terms, torch.float64)
+    outputs, expected = run_fused(plan, inputs), scatter.attention(plan=plan, scale=SCALE, **inputs)
+    for output, expectation in zip(outputs, expected):
+        assert (output is None and expectation is None) or torch.allclose(output, expectation, **EXACT)
+    grads, expected_grads = gradients(outputs, inputs), gradients(expected, inputs)
+    for input_name, grad in grads.items():
+        assert_close(grad, expected_grads[input_name], **EXACT)
 
 
 def test_two_callers_at_once_get_the_same_bits(restore_threads):
@@ -438,7 +494,7 @@ def test_a_child_process_can_call_it_after_its_parent_did(method, restore_thread
 SMALL_CALL = """
 import torch
 from types import SimpleNamespace
-from graphattn.ops._impl import fused
+from graphattn.ops._impl import fused, scatter
 zero, one = torch.zeros(1, dtype=torch.long), torch.tensor([0, 1])
 plan = SimpleNamespace(src=zero, dst=zero, target_ptr=one, source_ptr=one, source_order=zero)
 x = torch.ones(1, 1, 8)
