@@ -96,7 +96,7 @@ def attention_and_weights(
         query, key, value, plan.target_ptr, plan.src, plan.dst, plan.source_ptr, plan.source_order,
         query_attr, edge_attr, None, edge_bias, edge_gate, head_mask, None, seed, scale, logit_clip, dropout_p, True,
     )  # fmt: skip
-    return out, None if query_attr is None else out_attr, weights
+    return out, None if query_attr is None else out_attr, weights.t()
 
 
 def logits(
@@ -127,6 +127,7 @@ def fused_attention(
     head_mask: Tensor | None, edge_id: Tensor | None, seed: Tensor | None,
     scale: float, logit_clip: float | None, dropout_p: float, wants_weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """out, out_attr and lse as in `attention`, and weights [num_heads, num_edges], empty where not wanted."""
     return _cpu().attention(
         query, key, value, target_ptr, src,
         query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
@@ -140,7 +141,7 @@ def _(query, key, value, target_ptr, src, dst, source_ptr, source_order, query_a
     out_attr = query.new_empty(0) if query_attr is None else query.new_empty(query_attr.shape)
     lse = query.new_empty(query.shape[:2], dtype=compute_dtype(query))
     wants_weights = others[-1]
-    return out, out_attr, lse, lse.new_empty((src.shape[0], query.shape[1]) if wants_weights else 0)
+    return out, out_attr, lse, lse.new_empty((query.shape[1], src.shape[0]) if wants_weights else 0)
 
 
 @torch.library.custom_op("graphattn::fused_attention_backward", mutates_args=(), device_types="cpu")

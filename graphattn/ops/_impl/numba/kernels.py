@@ -15,14 +15,19 @@ Backward, alpha recomputed from lse, with the incoming gradients u = d out, b = 
     delta_i = u_i · out_i + b_i · out_attr_i - c_i
     dl_e    = alpha_e (gate_e keep_e g_e - delta_i),     dx_e = scale · dl_e where |x_e| <= clip, else 0
 
-One pass walks the edges by target and writes what targets and edges own; another walks them by source and writes what
-sources own. Every row is computed by one thread in one order, so nothing is atomic and the bits do not depend on how
-rows are cut. Each kernel serves rows [begin, end) of its pass, for one float type, all optional terms included: an
-absent term leaves its scratch at the neutral element, an absent array is empty. All arrays are flat and contiguous, and
-all widths are multiples of 8. Of the many arguments only these need a word:
+Targets are served in two ways. Where those next to each other see ranges of sources without gaps (windows, full
+attention inside molecules), a tile of them runs as small dense matrix products in registers; else a row runs edge by
+edge, and where heads are served one at a time their keys and values are packed side by side first. Either way a row's
+scores, then its weights, lie in scratch memory, and everything between query · key and the weighted sum is the same
+code. Absent terms leave their scratch at the neutral element and are skipped.
 
-    bias_heads, gate_heads: 0 if the table is absent, 1 if the heads share it, else num_heads
-    keep_scale, threshold: 1 / (1 - dropout_p), and what the upper 24 random bits of an edge must reach to be kept
+Backward is one pass, too: it writes what targets and edges own, and adds to what sources own. So whoever calls a kernel
+decides by `tasks` which rows and heads may run beside each other: those that touch no source in common. Every number is
+summed by one thread in one order, so nothing is atomic and the bits do not depend on the number of threads.
+
+Each kernel serves tasks [begin, end), for one float type. A task is FIELDS numbers: its rows (first, last), its key
+heads (first, last), and into which copy of grad_key and grad_value it adds. All arrays are flat and contiguous, and all
+widths are multiples of 8. Tables of edges have a row a head, or one row for all; an absent array is empty.
 """
 
 import hashlib
@@ -220,19 +225,34 @@ def add_outer(into, count, rows, stride, offset, weights, vector, at, width):
 
 
 @part
-def gather(into, count, rows, table, table_heads, head):
-    """into[t] = table[rows[t], head], where the table has a column a head, or one for all, or is absent."""
-    if table_heads > 0:
-        column = head if table_heads > 1 else 0
-        for t in range(count):
-            into[t] = table[rows[t] * table_heads + column]
+def gather(into, count, edges, is_picked, table, table_heads, head, num_edges):
+    """into[t] = table[head, edges[t]], where the table has a row a head, or one for all, or is absent.
+
+    Unless some were picked by a mask, a row's edges follow each other.
+    """
+    if table_heads > 0 and count > 0:
+        base = (head if table_heads > 1 else 0) * num_edges
+        if is_picked:
+            for t in range(count):
+                into[t] = table[base + edges[t]]
+        else:
+            base += edges[0]
+            for t in range(count):
+                into[t] = table[base + t]
 
 
 @part
-def scatter(into, count, rows, values, at, num_heads, head):
-    """into[rows[t], head] = values[at + t]"""
-    for t in range(count):
-        into[rows[t] * num_heads + head] = values[at + t]
+def scatter(into, count, edges, is_picked, values, at, head, num_edges):
+    """into[head, edges[t]] = values[at + t]"""
+    if count > 0:
+        base = head * num_edges
+        if is_picked:
+            for t in range(count):
+                into[base + edges[t]] = values[at + t]
+        else:
+            base += edges[0]
+            for t in range(count):
+                into[base + t] = values[at + t]
 
 
 @part
@@ -425,6 +445,7 @@ class Graph(NamedTuple):
 
 
 class Sizes(NamedTuple):
+    num_edges: Any
     num_heads: Any
     num_key_heads: Any
     head_dim: Any
@@ -435,12 +456,12 @@ class Sizes(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """Arrays, empty where absent."""
+    """Null where absent."""
 
     query_attr: Any
     edge_attr: Any
     edge_type: Any
-    bias: Any
+    bias: Any  # a row a head, or one for all
     gate: Any
     head_mask: Any
     edge_id: Any
@@ -522,13 +543,13 @@ class Upstream(NamedTuple):
 
 
 class Grads(NamedTuple):
-    """Gradients, empty where not wanted."""
+    """Gradients, null where not wanted; those of edges have a row a head."""
 
     query: Any
     key: Any
     value: Any
     query_attr: Any
-    edge_slopes: Any  # dx and w of each edge and head, where features of edges want a gradient
+    edge_slopes: Any  # dx and w of each head and edge, where features of edges want a gradient
     edge_weights: Any
     bias: Any
     gate: Any
@@ -685,14 +706,16 @@ def add_terms(row, count, at_row, head, products, at, sizes, terms, rules):
             row.attr_products, count, terms.query_attr, at_row * sizes.edge_dim,
             terms.edge_attr, row.edges, sizes.edge_dim, 0, sizes.edge_dim,
         )  # fmt: skip
-    gather(row.biases, count, row.edges, terms.bias, sizes.bias_heads, head)
+    is_picked = is_given(terms.head_mask)
+    gather(row.biases, count, row.edges, is_picked, terms.bias, sizes.bias_heads, head, sizes.num_edges)
     finish_logits(products, at, row.products, count, row.attr_products, row.biases, rules.scale, rules.clip)
 
 
 @part
 def gate_weights(row, count, at_row, head, weights, at, sees, sizes, terms, rules, out_attr):
     """Multiplies gates and dropout into weights[at:], and writes what they gather of the edges to out_attr."""
-    gather(row.gates, count, row.edges, terms.gate, sizes.gate_heads, head)
+    is_picked = is_given(terms.head_mask)
+    gather(row.gates, count, row.edges, is_picked, terms.gate, sizes.gate_heads, head, sizes.num_edges)
     if rules.keep_scale != 1:
         draw_keeps(row.keeps, count, row.hashes, head, rules.keep_scale, rules.threshold)
     for t in range(0, count, 8):
@@ -732,7 +755,7 @@ def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, q
             log_sum_exp(tile.peaks, tile.totals)
             outputs.lse[at_row] = tile.peaks[0]
             if is_given(outputs.weights):
-                scatter(outputs.weights, count, row.edges, scores, 0, sizes.num_heads, head)
+                scatter(outputs.weights, count, row.edges, has_mask, scores, 0, head, sizes.num_edges)
             if not plain:
                 gate_weights(row, count, at_row, head, scores, 0, sees, sizes, terms, rules, outputs.out_attr)
             clear(outputs.out, at_row * value_dim, value_dim)
@@ -793,7 +816,7 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
                     scores, begin_row, columns, start, start + count, scale, tile.peaks, tile.totals, target - first
                 )
                 if is_given(outputs.weights):
-                    scatter(outputs.weights, count, row.edges, scores, at, num_heads, head)
+                    scatter(outputs.weights, count, row.edges, False, scores, at, head, sizes.num_edges)
                 if not plain:
                     gate_weights(row, count, at_row, head, scores, at, sees, sizes, terms, rules, outputs.out_attr)
                     clear_after(scores, at + count, begin_row + columns - at - count)
@@ -873,7 +896,7 @@ def attention(
     query, key, value, out, out_attr, weights, lse,
 ):  # fmt: skip
     """Writes out, out_attr and lse, and weights before gates where they are wanted: zero on arrival, else empty."""
-    sizes = Sizes(num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads)
+    sizes = Sizes(len(src), num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads)
     terms = Terms(
         optional(query_attr), optional(edge_attr), optional(edge_type), optional(bias), optional(gate),
         optional(head_mask), optional(edge_id),
@@ -924,19 +947,20 @@ def attention(
 @part
 def differentiate_row(row, count, at_row, head, scores, slopes, at, delta, sizes, terms, rules, upstream, grads):
     """`differentiate` with all terms, and what targets and edges gain from it."""
-    num_heads, edge_dim = sizes.num_heads, sizes.edge_dim
+    edge_dim = sizes.edge_dim
     at_attr = at_row * edge_dim
     add_terms(row, count, at_row, head, scores, at, sizes, terms, rules)
     if is_given(terms.edge_type):
         look_up(row.attr_slopes, count, row.edges, terms.edge_type, upstream.grad_out_attr, at_attr)
     elif edge_dim > 0:
         dots(row.attr_slopes, count, upstream.grad_out_attr, at_attr, terms.edge_attr, row.edges, edge_dim, 0, edge_dim)
-    gather(row.gates, count, row.edges, terms.gate, sizes.gate_heads, head)
+    is_picked, num_edges = is_given(terms.head_mask), sizes.num_edges
+    gather(row.gates, count, row.edges, is_picked, terms.gate, sizes.gate_heads, head, num_edges)
     if rules.keep_scale != 1:
         draw_keeps(row.keeps, count, row.hashes, head, rules.keep_scale, rules.threshold)
     take_powers(row.alpha, count, scores, at, upstream.lse[at_row])
     if is_given(upstream.grad_weights):
-        gather(row.weight_slopes, count, row.edges, upstream.grad_weights, num_heads, head)
+        gather(row.weight_slopes, count, row.edges, is_picked, upstream.grad_weights, sizes.num_heads, head, num_edges)
         delta += sum_product(row.alpha, row.weight_slopes, count)
     differentiate(
         scores, slopes, at, count, row.alpha, row.products, row.attr_slopes, row.weight_slopes, row.gates, row.keeps,
@@ -949,12 +973,12 @@ def differentiate_row(row, count, at_row, head, scores, slopes, at, delta, sizes
     elif is_given(grads.query_attr):
         add_weighted(grads.query_attr, at_attr, count, scores, at, terms.edge_attr, row.edges, edge_dim, 0, edge_dim)
     if is_given(grads.edge_slopes):
-        scatter(grads.edge_slopes, count, row.edges, scores, at, num_heads, head)
-        scatter(grads.edge_weights, count, row.edges, slopes, at, num_heads, head)
+        scatter(grads.edge_slopes, count, row.edges, is_picked, scores, at, head, num_edges)
+        scatter(grads.edge_weights, count, row.edges, is_picked, slopes, at, head, num_edges)
     if is_given(grads.bias):
-        scatter(grads.bias, count, row.edges, row.alpha, 0, num_heads, head)
+        scatter(grads.bias, count, row.edges, is_picked, row.alpha, 0, head, num_edges)
     if is_given(grads.gate):
-        scatter(grads.gate, count, row.edges, row.products, 0, num_heads, head)
+        scatter(grads.gate, count, row.edges, is_picked, row.products, 0, head, num_edges)
 
 
 @part
@@ -1137,9 +1161,9 @@ def attention_backward(
 ):  # fmt: skip
     """Writes the gradient of query, and the others, zero on arrival, where they are wanted.
 
-    grad_key and grad_value have a copy for each part that tasks name; bias and gate have a column a head.
+    grad_key and grad_value have a copy for each part that tasks name; tables of edges have a row a head.
     """
-    sizes = Sizes(num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads)
+    sizes = Sizes(len(src), num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads)
     terms = Terms(
         optional(query_attr), optional(edge_attr), optional(edge_type), optional(bias), optional(gate),
         optional(head_mask), optional(edge_id),
@@ -1213,19 +1237,41 @@ def attention_backward(
 
 
 @kernel
+def swap_edges_and_heads(begin, end, num_edges, num_heads, to_heads, table, into):
+    """Turns [num_edges, num_heads] into [num_heads, num_edges], or back, for the edges [begin, end)."""
+    table, into = optional(table), optional(into)
+    blocks, of_blocks = num_heads - num_heads % 8, begin + (end - begin) // 8 * 8
+    for head in range(0, blocks, 8):
+        for edge in range(begin, of_blocks, 8):
+            by_edge, by_head = edge * num_heads + head, head * num_edges + edge
+            if to_heads:
+                store_transposed(into, by_head, num_edges, table, by_edge, num_heads)
+            else:
+                store_transposed(into, by_edge, num_heads, table, by_head, num_edges)
+    for edge in range(begin, end):
+        for head in range(blocks if edge < of_blocks else 0, num_heads):
+            by_edge, by_head = edge * num_heads + head, head * num_edges + edge
+            if to_heads:
+                into[by_head] = table[by_edge]
+            else:
+                into[by_edge] = table[by_head]
+
+
+@kernel
 def edge_attr_gradient(
     begin, end, target_ptr, num_heads, edge_dim, edge_slopes, edge_weights, query_attr, grad_out_attr, grad_edge_attr
 ):
     """Writes Σ_h dx_eh · p_ih + w_eh · b_ih for the edges of targets [begin, end); head by head would be a race."""
+    num_edges = len(edge_slopes) // num_heads
     query_attr, grad_out_attr, grad_edge_attr = optional(query_attr), optional(grad_out_attr), optional(grad_edge_attr)
     for row in range(begin, end):
         for edge in range(target_ptr[row], target_ptr[row + 1]):
             for c in range(0, edge_dim, 8):
                 total = spread(like(grad_edge_attr, 0))
                 for head in range(num_heads):
-                    at = (row * num_heads + head) * edge_dim + c
-                    total = fma(spread(edge_slopes[edge * num_heads + head]), load(query_attr, at), total)
-                    total = fma(spread(edge_weights[edge * num_heads + head]), load(grad_out_attr, at), total)
+                    at, of_head = (row * num_heads + head) * edge_dim + c, head * num_edges + edge
+                    total = fma(spread(edge_slopes[of_head]), load(query_attr, at), total)
+                    total = fma(spread(edge_weights[of_head]), load(grad_out_attr, at), total)
                 store(grad_edge_attr, edge * edge_dim + c, total)
 
 

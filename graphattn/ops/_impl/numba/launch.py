@@ -30,7 +30,7 @@ def attention(
     features = _features(query_attr, edge_attr, edge_type)
     out = torch.empty(*query.shape[:2], _width(value), dtype=dtype)
     out_attr = torch.empty((*query.shape[:2], _width(features)) if features is not None else 0, dtype=dtype)
-    weights = torch.zeros((len(src), query.shape[1]) if wants_weights else 0, dtype=dtype)
+    weights = torch.zeros((query.shape[1], len(src)) if wants_weights else 0, dtype=dtype)
     lse = torch.empty(query.shape[:2], dtype=dtype)
     terms = _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id)
     settings = (
@@ -72,7 +72,7 @@ def attention_backward(
     stages, num_parts, packs = _backward_stages(ptr, sources, key, value, work)
 
     def table(is_wanted):
-        return torch.zeros((num_edges, num_heads) if is_wanted else 0, dtype=dtype)
+        return torch.zeros((num_heads, num_edges) if is_wanted else 0, dtype=dtype)
 
     wants_query, wants_key, wants_value, wants_query_attr, wants_edge_attr, wants_bias, wants_gate = wanted
     edge_slopes, edge_weights = table(wants_edge_attr), table(wants_edge_attr)
@@ -115,7 +115,7 @@ def attention_backward(
         grad_query_attr,
         grad_edge_attr,
         *(
-            grad if not want or given.shape[1] == num_heads else grad.sum(1, keepdim=True)
+            grad if not want else _by_edge(grad) if given.shape[1] == num_heads else grad.sum(0)[:, None]
             for grad, given, want in ((grad_bias, edge_bias, wants_bias), (grad_gate, edge_gate, wants_gate))
         ),
     )
@@ -319,18 +319,40 @@ def _features(query_attr, edge_attr, edge_type):
 def _sizes(query, key, value, edge_attr, edge_bias, edge_gate):
     bias_heads, gate_heads = (0 if table is None else table.shape[1] for table in (edge_bias, edge_gate))
     widths = _width(key), _width(value), _width(edge_attr)
-    return kernels.Sizes(query.shape[1], key.shape[1], *widths, bias_heads, gate_heads)
+    return query.shape[1], key.shape[1], *widths, bias_heads, gate_heads
 
 
 def _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id):
     return kernels.Terms(
         *_vectors(dtype, query_attr, edge_attr),
         _optional_array(edge_type, torch.int64),
-        _optional_array(edge_bias, dtype),
-        _optional_array(edge_gate, dtype),
+        _optional_array(_by_head(edge_bias, dtype), dtype),
+        _optional_array(_by_head(edge_gate, dtype), dtype),
         _optional_array(None if head_mask is None else head_mask.view(torch.uint8), torch.uint8),
         _optional_array(edge_id, torch.int64),
     )
+
+
+def _by_head(table, dtype):
+    """[num_edges, heads] as [heads, num_edges], where a row's edges lie side by side; None for None."""
+    if table is None or table.shape[1] == 1:
+        return table
+    num_edges, num_heads = table.shape
+    return _swapped(table.detach().to(dtype).contiguous(), num_edges, num_heads, (num_heads, num_edges), True)
+
+
+def _by_edge(table):
+    """The reverse of `_by_head`."""
+    num_heads, num_edges = table.shape
+    return _swapped(table, num_edges, num_heads, (num_edges, num_heads), False)
+
+
+def _swapped(table, num_edges, num_heads, shape, to_heads):
+    swapped = torch.empty(shape, dtype=table.dtype)
+    cuts = threads.even_cuts(num_edges, threads.available(4 * table.numel()))
+    args = num_edges, num_heads, to_heads, _array(table), _array(swapped)
+    threads.run(kernels.swap_edges_and_heads, cuts, args)
+    return swapped
 
 
 def _rules(dtype, scale, logit_clip, dropout_p, seed):
