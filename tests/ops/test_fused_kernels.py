@@ -540,6 +540,20 @@ caching.IndexDataCacheFile.save = refuse
     assert finished.returncode == 0, finished.stderr
 
 
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_compilation_is_announced_to_whoever_watches(watched, monkeypatch, capsys):
+    from graphattn.ops._impl.numba import kernels
+
+    run_fused(GRAPHS["ragged"], make_inputs(GRAPHS["ragged"]))
+    cache, compiled = kernels.attention._cache, list(kernels.attention.overloads)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: watched)
+    cache.load_overload(compiled[0], kernels.attention.targetctx)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(kernels, "SOURCES", "another text")
+    assert cache.load_overload(compiled[0], kernels.attention.targetctx) is None
+    assert ("compiling 'attention'" in capsys.readouterr().err) == watched
+
+
 def test_an_edit_in_either_source_file_makes_the_disk_cache_miss(monkeypatch):
     from graphattn.ops._impl.numba import kernels
 

@@ -31,6 +31,7 @@ widths are multiples of 8. Tables of edges have a row a head, or one row for all
 """
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +62,7 @@ from graphattn.ops._impl.numba.vectors import (
     tile_4x1,
     tile_4x2,
     tile_4x3,
+    where_equal,
     within,
     zero_beyond,
 )
@@ -74,6 +76,13 @@ class KernelCache(FunctionCache):
 
     def _index_key(self, signature, codegen):
         return (*super()._index_key(signature, codegen), SOURCES)
+
+    def load_overload(self, signature, target_context):
+        found = super().load_overload(signature, target_context)
+        if found is None and sys.stderr.isatty():
+            name = self._py_func.__name__
+            print(f"graphattn: compiling {name!r} for this machine, once; some ten seconds", file=sys.stderr)
+        return found
 
     def _save_overload(self, signature, data):
         try:
@@ -101,6 +110,7 @@ TILE_ROWS = 64
 TILE_COLUMNS = 2048  # the widest range of sources that a tile reads
 TILE_DIM = 512  # the widest head that tiles serve
 TILE_CELLS = 2**15  # rows times columns: the weights and slopes of a tile stay in the second-level cache
+FEW_TYPES = 16  # up to here, comparing with every type is faster than looking each up
 BEFORE = 8  # numbers before the first row of a tile that clearing may overwrite
 FIELDS = 5  # of a task
 LOG2_E, LOG_2 = 1 / np.log(2), np.log(2)
@@ -201,17 +211,45 @@ def accumulate(into, at, s0, s1, s2, s3):
 
 
 @part
-def look_up(into, count, edges, edge_type, table, at):
-    """into[t] = table[at + the type of the edge]"""
+def list_types(types, count, edges, edge_type):
+    """Lists the types of edges as floats, then -1 up to a multiple of eight; returns one more than the largest."""
+    most = -1
     for t in range(count):
-        into[t] = table[at + edge_type[edges[t]]]
+        number = edge_type[edges[t]]
+        types[t] = number
+        most = max(most, number)
+    for t in range(count, count + -count % 8):
+        types[t] = -1
+    return most + 1
 
 
 @part
-def add_by_type(into, at, count, edges, edge_type, weights, weights_at):
-    """into[at + the type of the edge] += weights[weights_at + t]"""
-    for t in range(count):
-        into[at + edge_type[edges[t]]] += weights[weights_at + t]
+def look_up(into, count, types, num_types, table, at):
+    """into[t] = table[at + types[t]]"""
+    if num_types <= FEW_TYPES:
+        for t in range(0, count, 8):
+            of_edges, found = load(types, t), spread(table[at])
+            for number in range(1, num_types):
+                found = where_equal(of_edges, spread(like(types, number)), spread(table[at + number]), found)
+            store(into, t, found)
+    else:
+        for t in range(count):
+            into[t] = table[at + np.int64(types[t])]
+
+
+@part
+def add_by_type(into, at, count, types, num_types, weights, weights_at):
+    """into[at + types[t]] += weights[weights_at + t]"""
+    if num_types <= FEW_TYPES:
+        zero = spread(like(into, 0))
+        for number in range(num_types):
+            wide, total = spread(like(types, number)), zero
+            for t in range(0, count, 8):
+                total = total + where_equal(load(types, t), wide, load(weights, weights_at + t), zero)
+            into[at + number] += lane_sum(total)
+    else:
+        for t in range(count):
+            into[at + np.int64(types[t])] += weights[weights_at + t]
 
 
 @part
@@ -502,9 +540,10 @@ class RowScratch(NamedTuple):
     biases: Any
     gates: Any
     keeps: Any
+    types: Any
 
 
-ROW_NUMBERS, ROW_INTEGERS = 8, 2  # arrays of each kind for a row
+ROW_NUMBERS, ROW_INTEGERS = 9, 2  # arrays of each kind for a row
 
 
 class TileScratch(NamedTuple):
@@ -566,7 +605,7 @@ def row_scratch(numbers, at, integers, hashes, room):
         pointer(integers, 0), pointer(integers, room), pointer(hashes, 0),
         pointer(numbers, at), pointer(numbers, at + room), pointer(numbers, at + 2 * room),
         pointer(numbers, at + 3 * room), pointer(numbers, at + 4 * room), pointer(numbers, at + 5 * room),
-        pointer(numbers, at + 6 * room), pointer(numbers, at + 7 * room),
+        pointer(numbers, at + 6 * room), pointer(numbers, at + 7 * room), pointer(numbers, at + 8 * room),
     )  # fmt: skip
 
 
@@ -698,9 +737,11 @@ def list_edges(edges, first, count):
 
 @part
 def add_terms(row, count, at_row, head, products, at, sizes, terms, rules):
-    """Turns query · key, at products[at:], into logits, and leaves x in row.products."""
+    """Turns query · key, at products[at:], into logits, and leaves x in row.products. Returns the number of types."""
+    num_types = 0
     if is_given(terms.edge_type):
-        look_up(row.attr_products, count, row.edges, terms.edge_type, terms.query_attr, at_row * sizes.edge_dim)
+        num_types = list_types(row.types, count, row.edges, terms.edge_type)
+        look_up(row.attr_products, count, row.types, num_types, terms.query_attr, at_row * sizes.edge_dim)
     elif sizes.edge_dim > 0:
         dots(
             row.attr_products, count, terms.query_attr, at_row * sizes.edge_dim,
@@ -709,10 +750,11 @@ def add_terms(row, count, at_row, head, products, at, sizes, terms, rules):
     is_picked = is_given(terms.head_mask)
     gather(row.biases, count, row.edges, is_picked, terms.bias, sizes.bias_heads, head, sizes.num_edges)
     finish_logits(products, at, row.products, count, row.attr_products, row.biases, rules.scale, rules.clip)
+    return num_types
 
 
 @part
-def gate_weights(row, count, at_row, head, weights, at, sees, sizes, terms, rules, out_attr):
+def gate_weights(row, count, at_row, head, weights, at, sees, num_types, sizes, terms, rules, out_attr):
     """Multiplies gates and dropout into weights[at:], and writes what they gather of the edges to out_attr."""
     is_picked = is_given(terms.head_mask)
     gather(row.gates, count, row.edges, is_picked, terms.gate, sizes.gate_heads, head, sizes.num_edges)
@@ -722,7 +764,7 @@ def gate_weights(row, count, at_row, head, weights, at, sees, sizes, terms, rule
         store(weights, at + t, load(row.gates, t) * load(row.keeps, t) * load(weights, at + t))
     clear(out_attr, at_row * sizes.edge_dim, sizes.edge_dim)
     if sees and is_given(terms.edge_type):
-        add_by_type(out_attr, at_row * sizes.edge_dim, count, row.edges, terms.edge_type, weights, at)
+        add_by_type(out_attr, at_row * sizes.edge_dim, count, row.types, num_types, weights, at)
     elif sees and sizes.edge_dim > 0:
         add_weighted(
             out_attr, at_row * sizes.edge_dim, count, weights, at,
@@ -737,7 +779,7 @@ def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, q
     plain, has_mask, has_dropout = is_plain(sizes, rules), is_given(terms.head_mask), rules.keep_scale != 1
     scores, one = tile.scores, like(outputs.out, 1)
     for target in range(begin, end):
-        first, stop, count = graph.target_ptr[target], graph.target_ptr[target + 1], 0
+        first, stop, count, num_types = graph.target_ptr[target], graph.target_ptr[target + 1], 0, 0
         for head in range(first_head, last_head):
             at_row, key_head = target * sizes.num_heads + head, head // group
             if head == first_head or has_mask:
@@ -749,7 +791,7 @@ def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, q
             key_at = nodes.key_at + key_head * nodes.key_step
             dots(scores, count, query, at_row * head_dim, nodes.keys, row.nodes, nodes.key_stride, key_at, head_dim)
             if not plain:
-                add_terms(row, count, at_row, head, scores, 0, sizes, terms, rules)
+                num_types = add_terms(row, count, at_row, head, scores, 0, sizes, terms, rules)
             scale, columns = rules.scale if plain else one, count + -count % 8
             sees = softmax(scores, 0, columns, 0, count, scale, tile.peaks, tile.totals, 0)
             log_sum_exp(tile.peaks, tile.totals)
@@ -757,7 +799,9 @@ def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, q
             if is_given(outputs.weights):
                 scatter(outputs.weights, count, row.edges, has_mask, scores, 0, head, sizes.num_edges)
             if not plain:
-                gate_weights(row, count, at_row, head, scores, 0, sees, sizes, terms, rules, outputs.out_attr)
+                gate_weights(
+                    row, count, at_row, head, scores, 0, sees, num_types, sizes, terms, rules, outputs.out_attr
+                )
             clear(outputs.out, at_row * value_dim, value_dim)
             if sees:
                 add_weighted(
@@ -772,7 +816,7 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
     num_heads, head_dim, value_dim = sizes.num_heads, sizes.head_dim, sizes.value_dim
     ptr, src, scores, one = graph.target_ptr, graph.src, tile.scores, like(outputs.out, 1)
     plain, reads_edges = is_plain(sizes, rules), not is_plain(sizes, rules) or is_given(outputs.weights)
-    group, is_finite = num_heads // sizes.num_key_heads, False
+    group, is_finite, num_types = num_heads // sizes.num_key_heads, False, 0
     low = src[ptr[begin]]
     width = src[ptr[end] - 1] + 1 - low
     ld = width + -width % 8 + 8
@@ -810,7 +854,7 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
                 if not plain:
                     if rules.keep_scale != 1:
                         hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
-                    add_terms(row, count, at_row, head, scores, at, sizes, terms, rules)
+                    num_types = add_terms(row, count, at_row, head, scores, at, sizes, terms, rules)
                 scale, start = rules.scale if plain else one, at - begin_row
                 sees = softmax(
                     scores, begin_row, columns, start, start + count, scale, tile.peaks, tile.totals, target - first
@@ -818,7 +862,9 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
                 if is_given(outputs.weights):
                     scatter(outputs.weights, count, row.edges, False, scores, at, head, sizes.num_edges)
                 if not plain:
-                    gate_weights(row, count, at_row, head, scores, at, sees, sizes, terms, rules, outputs.out_attr)
+                    gate_weights(
+                        row, count, at_row, head, scores, at, sees, num_types, sizes, terms, rules, outputs.out_attr
+                    )
                     clear_after(scores, at + count, begin_row + columns - at - count)
             log_sum_exp(tile.peaks, tile.totals)
             for target in range(first, first + rows):
@@ -949,9 +995,9 @@ def differentiate_row(row, count, at_row, head, scores, slopes, at, delta, sizes
     """`differentiate` with all terms, and what targets and edges gain from it."""
     edge_dim = sizes.edge_dim
     at_attr = at_row * edge_dim
-    add_terms(row, count, at_row, head, scores, at, sizes, terms, rules)
+    num_types = add_terms(row, count, at_row, head, scores, at, sizes, terms, rules)
     if is_given(terms.edge_type):
-        look_up(row.attr_slopes, count, row.edges, terms.edge_type, upstream.grad_out_attr, at_attr)
+        look_up(row.attr_slopes, count, row.types, num_types, upstream.grad_out_attr, at_attr)
     elif edge_dim > 0:
         dots(row.attr_slopes, count, upstream.grad_out_attr, at_attr, terms.edge_attr, row.edges, edge_dim, 0, edge_dim)
     is_picked, num_edges = is_given(terms.head_mask), sizes.num_edges
@@ -969,7 +1015,7 @@ def differentiate_row(row, count, at_row, head, scores, slopes, at, delta, sizes
     if is_given(grads.query_attr):
         clear(grads.query_attr, at_attr, edge_dim)
     if is_given(grads.query_attr) and is_given(terms.edge_type):
-        add_by_type(grads.query_attr, at_attr, count, row.edges, terms.edge_type, scores, at)
+        add_by_type(grads.query_attr, at_attr, count, row.types, num_types, scores, at)
     elif is_given(grads.query_attr):
         add_weighted(grads.query_attr, at_attr, count, scores, at, terms.edge_attr, row.edges, edge_dim, 0, edge_dim)
     if is_given(grads.edge_slopes):

@@ -206,6 +206,17 @@ def within(typing, x, first, last, other):
     return x(x, types.intp, types.intp, x.dtype), build
 
 
+@intrinsic
+def where_equal(typing, a, b, x, y):
+    """x in the lanes where a == b, y elsewhere."""
+
+    def build(context, builder, signature, args):
+        a, b, x, y = args
+        return builder.select(builder.fcmp_ordered("==", a, b), x, y)
+
+    return x(a, a, x, x), build
+
+
 def _exponent_format(kind):
     """Returns (bits of the exponent, bits of the mantissa, bias of the exponent, integers as wide) of a vector type."""
     single = _float_bits(kind) == 32
