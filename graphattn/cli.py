@@ -5,7 +5,7 @@
     graphattn evaluate RUN
     graphattn predict RUN --smiles FILE
     graphattn data list
-    graphattn info
+    graphattn info [--calibrate]
 
 Exit codes: 0 done, 1 failed, 2 the command was not understood, 130 Ctrl-C (143 SIGTERM), with the run resumable.
 """
@@ -128,7 +128,11 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--from", dest="root", metavar="DIR", help="directory in OGB's layout, or for the download")
     prepare.add_argument("--yes", action="store_true", help="agree to downloads above 50 MB")
 
-    command("info", info, "Versions, devices, implementations, what is missing and how to get it.")
+    made = command("info", info, "Versions, devices, implementations, what is missing and how to get it.")
+    made.add_argument(
+        "--calibrate", action="store_true",
+        help="measure the implementations here, for a minute, and keep the constants by which impl='auto' chooses",
+    )  # fmt: skip
     return parser
 
 
@@ -328,14 +332,17 @@ def data(options: argparse.Namespace) -> int:
 
 
 def info(options: argparse.Namespace) -> int:
-    """Prints versions, devices and what is missing."""
+    """Prints versions, devices and what is missing; or measures the constants of impl="auto" and prints those."""
     import importlib.util
 
     import torch
 
+    from graphattn.ops._costs import constants_for
     from graphattn.ops.capability import IMPLEMENTATIONS, runs_on
     from graphattn.training.folder import environment
 
+    if options.calibrate:
+        return _calibrate()
     found = environment()
     print(f"graphattn {found['graphattn']}, Python {found['python']}, {found['platform']}")
     print(f"threads {found['num_threads']}, CUDA {', '.join(found['cuda']) or 'none'}")
@@ -347,6 +354,7 @@ def info(options: argparse.Namespace) -> int:
     for impl in IMPLEMENTATIONS:
         able = [device for device in devices if runs_on(impl, torch.device(device))]
         print(f"  impl {impl:13} {', '.join(able) or 'no device here'}")
+    print(f"  constants of auto  {constants_for('cpu').source}")
     needed = {
         "ogb": "train",
         "lightning": "train",
@@ -358,6 +366,24 @@ def info(options: argparse.Namespace) -> int:
     for package, extra in needed.items():
         if importlib.util.find_spec(package) is None:
             print(f"missing {package}: pip install graphattn[{extra}]")
+    return 0
+
+
+def _calibrate() -> int:
+    """Measures the constants of impl="auto"; somebody who watches sees how far it is, a pipe does not."""
+    from graphattn.ops import calibrate
+
+    def say(line: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+    calibrate.check_writable()
+    calibration = calibrate.calibrate(report=say)
+    say("")
+    path = calibrate.save(calibration)
+    print(f"microseconds of forward and backward, fitted to {calibration.num_measured} measurements:")
+    print(calibrate.table(calibration))
+    print(path)
     return 0
 
 

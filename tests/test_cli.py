@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from graphattn.cli import main
+from graphattn.ops._costs import constants_for
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = [
@@ -121,6 +122,42 @@ def test_info_lists_versions_and_implementations(capsys: pytest.CaptureFixture[s
     assert main(["info"]) == 0
     printed = capsys.readouterr().out
     assert "torch" in printed and "impl fused" in printed
+
+
+def test_info_calibrates_and_then_says_whose_constants_auto_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = (("window", 16, 8), ("random", 32, 4), ("random", 64, 16), ("cliques", 32, 8), ("molecules", 32, 8))
+    monkeypatch.setattr("graphattn.ops.calibrate.CASES", cases)
+    monkeypatch.setattr("graphattn.ops.calibrate.SECONDS", 0.001)
+    path = tmp_path / "new" / "costs.json"
+    monkeypatch.setenv("GRAPHATTN_COSTS", str(path))
+    constants_for.cache_clear()
+    try:
+        assert main(["info", "--calibrate"]) == 0
+        printed = capsys.readouterr()
+        title, *table, last = printed.out.splitlines()
+        assert "microseconds of forward and backward" in title
+        assert [line.split()[0] for line in table] == ["dense", "scatter", "gather", "blocks", "fused"]
+        assert all("off by" in line for line in table)
+        assert last == str(path) and path.is_file() and list(path.parent.iterdir()) == [path]
+        assert printed.err == ""  # no progress where nobody watches
+        assert main(["info"]) == 0
+        assert f"constants of auto  {path}, measured" in capsys.readouterr().out
+    finally:
+        constants_for.cache_clear()
+
+
+def test_constants_that_cannot_be_kept_are_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("graphattn.ops.calibrate.calibrate", None)
+    for path in (tmp_path / "file" / "costs.json", tmp_path):
+        monkeypatch.setenv("GRAPHATTN_COSTS", str(path))
+        assert main(["info", "--calibrate"]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"the constants cannot be written to {path}" in line and "GRAPHATTN_COSTS=FILE" in line
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def plan_of_edge_index(edge_index: Tensor, num_src_nodes: int, num_dst_nodes: in
     # PyG's sort is not stable: its permutation is ours only where the edges of each source stayed in order
     if bool(((torch.diff(src[source_order]) == 0) & (torch.diff(source_order) < 0)).any()):
         source_order = torch.argsort(src, stable=True)
-    return Plan(
+    plan = Plan(
         target_ptr.long(),
         src.contiguous(),
         dst.contiguous(),
@@ -156,6 +156,7 @@ def plan_of_edge_index(edge_index: Tensor, num_src_nodes: int, num_dst_nodes: in
         True,
         constant_degree(torch.diff(target_ptr).long(), src.numel()),
     )
+    return plan.with_ranges()
 
 
 def to_data(graph: AttentionGraph, **fields: Any) -> Data:

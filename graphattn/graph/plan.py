@@ -14,6 +14,8 @@ from graphattn.graph.ragged import ragged_range
 
 # A bucket takes another size of block while padded pairs stay within this share above real ones.
 MAX_PADDING_WASTE = 0.15
+# Below, a range is too short, and above too wide, for kernels to gain by it.
+MIN_RANGE, MAX_RANGE = 7, 2048
 
 
 class Bucket(NamedTuple):
@@ -56,6 +58,7 @@ class Plan(NamedTuple):
     covers_once: bool  # no target has more than one block row, or both a block row and an edge
     degree: int | None = None  # edges of every target, those in blocks counted; None where it is 0 or they differ
     groups: Groups | None = None  # None where the graph has no block
+    num_ranged: int = 0  # edges of targets whose sources are a range without gaps, those in blocks counted
 
     @property
     def num_block_pairs(self) -> int:
@@ -84,12 +87,17 @@ class Plan(NamedTuple):
         new_id = torch.empty_like(self.source_ptr[1:])
         new_id[kept] = torch.arange(kept.numel(), device=kept.device)
         groups = self.groups
-        return self._replace(
+        compact = self._replace(
             src=new_id[self.src],
             source_ptr=torch.cat([self.source_ptr[kept], self.source_ptr[-1:]]),
             buckets=tuple(bucket._replace(src=new_id[bucket.src]) for bucket in self.buckets),
             groups=None if groups is None else groups._replace(src=new_id[groups.src]),
         )
+        return compact.with_ranges()
+
+    def with_ranges(self) -> Plan:
+        """Returns the plan with its `num_ranged`, which takes O(nodes) to count."""
+        return self._replace(num_ranged=_num_ranged(self))
 
     def mark_dynamic(self) -> None:
         """Tells the compiler, where it is loaded, that the number of edges varies: a new one is no new program."""
@@ -109,7 +117,8 @@ def make_plan(
     source_ptr = pointers(src[source_order], num_src_nodes)
     if blocks is None:
         constant = constant_degree(torch.diff(target_ptr), src.numel())
-        return Plan(target_ptr, src, dst, source_ptr, source_order, head_mask, None, (), True, constant)
+        plan = Plan(target_ptr, src, dst, source_ptr, source_order, head_mask, None, (), True, constant)
+        return plan.with_ranges()
     degree = torch.diff(target_ptr)
     block_rows = torch.bincount(blocks.dst, minlength=num_dst_nodes)
     covers_once = not bool(((block_rows > 1) | ((block_rows > 0) & (degree > 0))).any())
@@ -121,9 +130,10 @@ def make_plan(
         edge_id = start[dst] + torch.arange(dst.numel(), device=dst.device) - target_ptr[dst]
     constant = constant_degree(total, dst.numel() + blocks.num_edges)
     buckets, groups = _buckets(blocks, first), _groups(blocks)
-    return Plan(
+    plan = Plan(
         target_ptr, src, dst, source_ptr, source_order, head_mask, edge_id, buckets, covers_once, constant, groups
     )
+    return plan.with_ranges()
 
 
 def pointers(sorted_ids: Tensor, num_nodes: int) -> Tensor:
@@ -147,6 +157,36 @@ def constant_degree(degree: Tensor, num_edges: int) -> int | None:
     """
     each, left = divmod(num_edges, max(degree.numel(), 1))
     return each if each and not left and bool((degree == each).all()) else None
+
+
+def _num_ranged(plan: Plan) -> int:
+    """Counts the edges of targets that see MIN_RANGE to MAX_RANGE sources, as many as lie between first and last.
+
+    Where heads see different edges, there are none: kernels do not look for ranges there.
+    """
+    if plan.head_mask is not None:
+        return 0
+    degree = torch.diff(plan.target_ptr)
+    low = high = degree  # of no meaning without an edge, as at targets without one
+    if plan.src.numel():
+        low = plan.src[plan.target_ptr[:-1].clamp(max=plan.src.numel() - 1)]
+        high = plan.src[(plan.target_ptr[1:] - 1).clamp(min=0)]
+    if plan.groups is not None:
+        dst, src, prefix, table = plan.groups
+        num_targets, num_sources = (torch.repeat_interleave(table[:, size], table[:, 0]) for size in (1, 2))
+        start = torch.repeat_interleave(torch.cumsum(num_sources, 0) - num_sources, num_targets)
+        owner = torch.repeat_interleave(num_sources) * plan.source_ptr.numel()
+        # the owner's number lifts each block above those before it, so that a running maximum starts anew there
+        largest = torch.cummax(owner + src, 0).values - owner
+        least = owner - torch.cummax(owner - src, 0).values
+        reads = prefix > 0
+        last_read = (start + prefix - 1)[reads]
+        low, high = low.where(degree > 0, torch.iinfo(torch.int64).max), high.where(degree > 0, -1)
+        low = low.scatter_reduce(0, dst[reads], least[last_read], "amin")
+        high = high.scatter_reduce(0, dst[reads], largest[last_read], "amax")
+        degree = degree.index_add(0, dst, prefix)
+    is_range = (high - low + 1 == degree) & (degree >= MIN_RANGE) & (degree <= MAX_RANGE)
+    return int((degree * is_range).sum())
 
 
 def _buckets(blocks: Blocks, first: Tensor | None) -> tuple[Bucket, ...]:

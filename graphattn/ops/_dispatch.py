@@ -1,4 +1,8 @@
-"""Chooses an implementation and runs it. `auto` is a pure function of sizes, dtype, device and the constants below."""
+"""Chooses an implementation and runs it. `auto` is a pure function of sizes and of measured constants.
+
+The cost model: a call takes Σ constant · amount, and `growth` says what the amounts are. Sizes are those of the graph
+(edges, those in ranges without gaps, targets, groups of blocks), the heads' and the device; `_costs` has the constants.
+"""
 
 import contextlib
 from typing import Any, NamedTuple
@@ -9,6 +13,7 @@ from torch import Tensor
 from graphattn.graph import AttentionGraph
 from graphattn.graph.validate import MAX_ENUMERATED_EDGES
 from graphattn.ops._arguments import HALF, Terms
+from graphattn.ops._costs import constants_for
 from graphattn.ops._impl import blocks, dense, fused, gather, scatter
 from graphattn.ops.capability import (
     IMPLEMENTATIONS,
@@ -21,24 +26,6 @@ from graphattn.ops.capability import (
 )
 from graphattn.ops.softmax import softmax_and_lse
 
-
-class Cost(NamedTuple):
-    """Forward and backward of one call, in microseconds: a fixed part, and parts per unit of what it grows with."""
-
-    fixed: float
-    weight: float  # per million weights: pairs that are computed, padding included, times heads
-    work: float  # per million multiply-adds: weights times (head_dim + value_dim)
-    bucket: float = 0.0  # per bucket of blocks
-
-
-# float32, 2 cores of an x86-64 server with AVX2; `python benchmarks/costs.py` measures them anew
-COSTS = {
-    "dense": Cost(fixed=781, weight=20604, work=23),
-    "scatter": Cost(fixed=287, weight=24935, work=5072),
-    "gather": Cost(fixed=287, weight=15000, work=3100),
-    "blocks": Cost(fixed=0, weight=1301, work=54, bucket=334),
-    "fused": Cost(fixed=708, weight=8011, work=140),
-}
 _FOLDED = {"scatter": scatter, "gather": gather, "fused": fused}  # those that take edge features on the node side
 MAX_DENSE_PAIRS = 2**26  # per head; the specification holds several such arrays
 
@@ -84,20 +71,40 @@ def reason_against(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: 
 
 def estimate(impl: str, graph: AttentionGraph, sizes: Sizes) -> float:
     """Returns the expected time of forward and backward in microseconds."""
-    num_pairs, num_buckets, rest = graph.num_edges, 0, 0.0
+    by_impl = constants_for(sizes.device.type).by_impl
+    time = _total(by_impl[impl], growth(impl, graph, sizes))
+    num_rest = graph.plan().src.numel() if impl == "blocks" and graph.blocks is not None else 0
+    if num_rest:  # edges outside blocks are served first, by fused
+        time += _total(by_impl["fused"], _of_edges("fused", graph.num_dst_nodes, num_rest, 0, sizes))
+    return time
+
+
+def growth(impl: str, graph: AttentionGraph, sizes: Sizes) -> dict[str, float]:
+    """Returns how often a call has what each constant of an implementation stands for."""
     if impl == "dense":
-        num_pairs = graph.num_dst_nodes * graph.num_src_nodes
-    elif impl == "blocks" and graph.blocks is not None:
-        plan = graph.plan()
-        num_pairs, num_buckets = plan.num_block_pairs, len(plan.buckets)
-        rest = _time(COSTS["fused"], plan.src.numel(), 0, sizes) if plan.src.numel() else 0.0
-    return _time(COSTS[impl], num_pairs, num_buckets, sizes) + rest
+        return _of_edges(impl, graph.num_dst_nodes, graph.num_dst_nodes * graph.num_src_nodes, 0, sizes)
+    plan = graph.plan()
+    if impl != "blocks":
+        return _of_edges(impl, graph.num_dst_nodes, graph.num_edges, plan.num_ranged, sizes)
+    if graph.blocks is None or plan.groups is None:  # without an edge, blocks serve it all the same
+        return {"group": 0.0, "block": 0.0, **_of_edges(impl, 0, 0, 0, sizes)}
+    per_block = {"group": plan.groups.table.shape[0], "block": graph.blocks.num_blocks * sizes.num_heads / 1e3}
+    num_inside = graph.num_edges - plan.src.numel()
+    return {**per_block, **_of_edges(impl, plan.groups.dst.numel(), num_inside, 0, sizes)}
 
 
-def _time(cost: Cost, num_pairs: int, num_buckets: int, sizes: Sizes) -> float:
-    weights = num_pairs * sizes.num_heads / 1e6
-    work = weights * (sizes.head_dim + sizes.value_dim)
-    return max(1.0, cost.fixed + cost.bucket * num_buckets + cost.weight * weights + cost.work * work)
+def _of_edges(impl: str, num_rows: int, num_edges: int, num_ranged: int, sizes: Sizes) -> dict[str, float]:
+    dims = sizes.head_dim + sizes.value_dim
+    weights, ranged = num_edges * sizes.num_heads / 1e6, num_ranged * sizes.num_heads / 1e6
+    units = {"fixed": 1.0, "row": num_rows * sizes.num_heads / 1e3}
+    if impl != "fused":
+        return units | {"weight": weights, "work": weights * dims}
+    loose = weights - ranged
+    return units | {"weight": loose, "work": loose * dims, "ranged_weight": ranged, "ranged_work": ranged * dims}
+
+
+def _total(constants: dict[str, float], units: dict[str, float]) -> float:
+    return max(1.0, sum(constants[name] * amount for name, amount in units.items()))
 
 
 def choose(graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
@@ -119,6 +126,8 @@ def choose(graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
             f"no implementation can serve this call on {graph!r}: {refusals}. "
             "Use a sparser graph, or one whose blocks share no target with other edges."
         )
+    if len(able) == 1:  # in a compiled region, which must not read a file, it is
+        return able[0]
     return min(able, key=lambda impl: estimate(impl, graph, sizes))
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from graphattn.graph import AttentionGraph
 from graphattn.ops._arguments import Terms, check_features, check_head_gate, check_terms
+from graphattn.ops._costs import constants_for
 from graphattn.ops._dispatch import (
     IMPLEMENTATIONS,
     Sizes,
@@ -325,7 +326,7 @@ def edge_logits(
 
 
 def explain(query: Tensor, graph: AttentionGraph, *, value_dim: int | None = None, reads_edges: bool = False) -> None:
-    """Prints which implementation `impl="auto"` takes, what it expects of each, and why the others lost.
+    """Prints which implementation `impl="auto"` takes, what it expects of each, why others lost, by whose constants.
 
     Args:
         query: [num_dst_nodes, num_heads, head_dim]; only its sizes, dtype and device matter.
@@ -352,6 +353,7 @@ def explain(query: Tensor, graph: AttentionGraph, *, value_dim: int | None = Non
         expected = estimate(impl, graph, sizes)
         verdict = "chosen" if impl == chosen else f"{expected / best:.1f} times the chosen one"
         print(f"  {impl:8} about {expected / 1e3:.3g} ms forward and backward, {verdict}")
+    print(f"  constants: {constants_for(sizes.device.type).source}")
 
 
 def _scored(

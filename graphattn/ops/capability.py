@@ -24,6 +24,7 @@ _LACKS = {
     "fused": frozenset({"double_backward", "torch_func"}),
 }
 _DEVICES = {"fused": ("cpu",)}  # the others run wherever torch does
+_HAS_NUMBA = importlib.util.find_spec("numba") is not None  # looked up once: every choice of `auto` asks
 
 
 def supports(impl: str, argument: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> bool:
@@ -71,4 +72,4 @@ def is_transformed() -> bool:
 
 def has_numba() -> bool:
     """Returns whether Numba, which compiles the CPU kernels of `fused`, is installed."""
-    return importlib.util.find_spec("numba") is not None
+    return _HAS_NUMBA

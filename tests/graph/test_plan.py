@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from graphattn.connectivity import sliding_window
 from graphattn.graph import AttentionGraph, bicliques, node_ptr
-from graphattn.graph.plan import MAX_PADDING_WASTE, Bucket, Groups, Plan, pointers
+from graphattn.graph.plan import MAX_PADDING_WASTE, MAX_RANGE, Bucket, Groups, Plan, pointers
 from graphattn.graph.rules import is_causal
 from tests.strategies import batch_graphs, block_graphs, graphs, mixed_graphs, nodes, pairs_in
 
@@ -161,6 +162,30 @@ def test_the_plan_without_unread_sources_is_that_of_the_compact_graph(graph: Att
 
     assert_close(tensors(ours), tensors(expected))
     assert graph.plan().is_read().nonzero()[:, 0].tolist() == kept.tolist()
+
+
+@given(graphs() | mixed_graphs() | batch_graphs())
+def test_edges_in_ranges_are_counted_alike_in_blocks_and_listed(graph: AttentionGraph) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("graphattn.graph.plan.MIN_RANGE", 2)
+        plan = graph.permute(torch.arange(graph.num_src_nodes), torch.arange(graph.num_dst_nodes)).plan()
+        listed = graph.enumerate().permute(torch.arange(graph.num_src_nodes), torch.arange(graph.num_dst_nodes)).plan()
+        compact, kept = graph.compact_sources()
+        assert plan.keep_sources(kept).num_ranged == compact.plan().num_ranged
+    sources = [listed.src[listed.dst == i].tolist() for i in range(graph.num_dst_nodes)]
+    expected = sum(len(js) for js in sources if len(js) > 1 and js == list(range(js[0], js[-1] + 1)))
+    assert plan.num_ranged == listed.num_ranged == (0 if graph.head_mask is not None else expected)
+
+
+def test_ranges_are_those_that_a_kernel_gains_by() -> None:
+    assert sliding_window(64, 3).plan().num_ranged == (64 - 6) * 7  # rows at the ends are too short
+    assert sliding_window(64, 2).plan().num_ranged == 0
+    assert full([16, 7, 6]).plan().num_ranged == 16 * 16 + 7 * 7
+    assert full([MAX_RANGE + 1]).plan().num_ranged == 0
+    moved = full([16]).permute(torch.arange(15, -1, -1))
+    assert moved.plan().num_ranged == 16 * 16
+    seen = torch.ones(16 * 16, 2, dtype=torch.bool)
+    assert AttentionGraph(full([16]).edge_index, 16, head_mask=seen).plan().num_ranged == 0
 
 
 def test_blocks_of_one_size_share_a_bucket_without_padding() -> None:

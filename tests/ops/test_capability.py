@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graphattn.connectivity import full, sliding_window
 from graphattn.graph import AttentionGraph
-from graphattn.ops import ARGUMENTS, IMPLEMENTATIONS, attention_with_lse, explain, graph_attention, supports
+from graphattn.ops import ARGUMENTS, IMPLEMENTATIONS, _costs, attention_with_lse, explain, graph_attention, supports
 from graphattn.ops import _dispatch as dispatch
 from graphattn.ops.capability import DTYPES, runs_on
 from tests import strategies
@@ -136,12 +136,36 @@ def test_auto_never_takes_one_that_cannot_serve(graph: AttentionGraph) -> None:
         assert dispatch.reason_against(chosen, graph, sizes(), reads_edges) is None
 
 
-def test_auto_is_a_function_of_sizes_only() -> None:
-    window = sliding_window(67, 3)
-    moved = window.permute(torch.randperm(67, generator=torch.Generator().manual_seed(0)))
+def test_auto_is_a_function_of_sizes_and_constants_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = [AttentionGraph(distinct_sources(67, 5, seed), 67) for seed in (0, 1)]
     for number in (1, 3, 64):
-        choices = {dispatch.choose(graph, sizes(number, number), False) for graph in (window, moved, window, moved)}
+        choices = {dispatch.choose(graph, sizes(number, number), False) for graph in (*random, *random)}
         assert len(choices) == 1
+    for favored in ("dense", "scatter", "fused"):
+        costs = {impl: dict.fromkeys(names, 1.0 if impl == favored else 1e6) for impl, names in _costs.NAMES.items()}
+        monkeypatch.setattr(dispatch, "constants_for", lambda device, costs=costs: _costs.Constants(costs, "a test"))
+        assert dispatch.choose(random[0], sizes(), False) == favored
+
+
+def distinct_sources(num_nodes: int, degree: int, seed: int) -> Tensor:
+    drawn = torch.rand(num_nodes, num_nodes, generator=torch.Generator().manual_seed(seed)).topk(degree).indices
+    return torch.stack([drawn.sort(1).values.flatten(), torch.arange(num_nodes).repeat_interleave(degree)])
+
+
+def test_estimates_grow_with_the_graph_and_know_blocks_from_their_edges_by_price_only() -> None:
+    cliques = full(torch.tensor([16] * 8))
+    for impl in ("dense", "scatter", "gather", "fused"):
+        assert dispatch.estimate(impl, cliques, sizes()) == dispatch.estimate(impl, cliques.enumerate(), sizes())
+        assert dispatch.estimate(impl, full(128), sizes()) > dispatch.estimate(impl, full(64), sizes())
+    alone, beside = (with_blocks(edges(listed), block([*range(1, 11)], [0, 1, 2])) for listed in ("", "0: 7"))
+    assert dispatch.estimate("blocks", beside, sizes()) > dispatch.estimate("blocks", alone, sizes())
+
+
+def test_a_window_in_order_is_cheaper_for_fused_than_one_out_of_order() -> None:
+    window = sliding_window(1024, 32)
+    moved = window.permute(torch.randperm(1024, generator=torch.Generator().manual_seed(0)))
+    assert dispatch.estimate("fused", window, sizes()) < dispatch.estimate("fused", moved, sizes())
+    assert dispatch.estimate("scatter", window, sizes()) == dispatch.estimate("scatter", moved, sizes())
 
 
 def test_auto_takes_blocks_for_large_full_attention_and_never_dense_for_large_sparse_graphs() -> None:
@@ -168,9 +192,10 @@ def test_explain_prints_the_choice_the_estimates_and_why_the_others_lost(
     graph = GRAPHS[name]
     for reads_edges in (False, True):
         explain(torch.zeros(graph.num_dst_nodes, 3, 5), graph, reads_edges=reads_edges)
-        title, choice, *verdicts = capsys.readouterr().out.splitlines()
+        title, choice, *verdicts, source = capsys.readouterr().out.splitlines()
         chosen = dispatch.choose(graph, sizes(), reads_edges)
         assert title == repr(graph)
+        assert source == f"  constants: {_costs.constants_for('cpu').source}"
         assert choice == f"  3 heads × 5, torch.float32 on cpu: auto takes {chosen!r}"
         assert [line.split()[0] for line in verdicts] == list(IMPLEMENTATIONS)
         for impl, line in zip(IMPLEMENTATIONS, verdicts):

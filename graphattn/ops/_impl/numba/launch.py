@@ -131,9 +131,10 @@ def _packs(ptr, key, value):
 
 
 def _forward_tasks(ptr, num_key_heads, num_threads, packs):
-    """One task a thread: a share of the heads where each head is packed, else of the rows."""
+    """One task a thread: a share of the heads where heads are packed or one row is more than a share, else of rows."""
     num_rows = len(ptr) - 1
-    if packs and num_key_heads >= num_threads:
+    has_hub = num_threads > 1 and num_threads * int(np.diff(ptr).max(initial=0)) > ptr[-1]
+    if (packs or has_hub) and num_key_heads >= num_threads:
         return _over_heads(0, num_rows, num_key_heads, num_threads)
     cuts = threads.row_cuts(ptr, num_threads)
     return np.array([(begin, end, 0, num_key_heads, 0) for begin, end in pairwise(cuts)], np.int64)

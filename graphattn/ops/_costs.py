@@ -1,0 +1,112 @@
+"""The constants of the cost model, microseconds of forward and backward: those that ship, or those measured here.
+
+    fixed           a call
+    group           a group of equal blocks: one call of torch's kernel
+    block           1000 blocks times heads
+    row             1000 targets times heads
+    weight          a million weights: edges (pairs, for dense) times heads
+    work            a million multiply-adds: weights times (head_dim + value_dim)
+    ranged_weight   the same two for edges that `Plan.num_ranged` counts, which fused serves several rows at once
+    ranged_work
+
+`graphattn info --calibrate` measures them and writes the file that is read here, once a process, at the first choice.
+"""
+
+import json
+import math
+import os
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FORMAT = "graphattn.costs.1"
+_OF_EDGES = ("fixed", "row", "weight", "work")
+NAMES = {
+    "dense": _OF_EDGES,
+    "scatter": _OF_EDGES,
+    "gather": _OF_EDGES,
+    "blocks": ("group", "block", *_OF_EDGES),
+    "fused": (*_OF_EDGES, "ranged_weight", "ranged_work"),
+}
+
+# By class of device. cpu: float32, 2 cores of an x86-64 server with AVX2.
+SHIPPED: dict[str, dict[str, dict[str, float]]] = {
+    "cpu": {
+        "dense": {"fixed": 570, "row": 120, "weight": 16200, "work": 77},
+        "scatter": {"fixed": 330, "row": 0, "weight": 10400, "work": 4510},
+        "gather": {"fixed": 330, "row": 51, "weight": 4600, "work": 1500},
+        "blocks": {"group": 140, "block": 660, "fixed": 260, "row": 58, "weight": 710, "work": 46},
+        "fused": {"fixed": 735, "row": 133, "weight": 1160, "work": 156, "ranged_weight": 0, "ranged_work": 53},
+    },
+}
+
+
+class Constants(NamedTuple):
+    """What estimates rest on."""
+
+    by_impl: dict[str, dict[str, float]]
+    source: str  # in words, for `explain`
+
+
+def device_class(device_type: str) -> str:
+    """Returns the row of `SHIPPED` for a type of device; those without one are judged as CPUs are."""
+    return device_type if device_type in SHIPPED else "cpu"
+
+
+def costs_file() -> Path:
+    """Returns where measured constants live: $GRAPHATTN_COSTS, or costs.json in the user's cache of graphattn."""
+    if named := os.environ.get("GRAPHATTN_COSTS"):
+        return Path(named).expanduser()
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(caches).expanduser() / "graphattn" / "costs.json"
+
+
+@lru_cache
+def constants_for(device_type: str) -> Constants:
+    """Returns the constants measured on this machine where there are any, else those that ship; reads them once."""
+    device = device_class(device_type)
+    path = costs_file()
+    shipped = Constants(SHIPPED[device], f"shipped for {device}; `graphattn info --calibrate` measures this machine's")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return shipped
+    except (OSError, UnicodeDecodeError) as error:
+        reason = f"it cannot be read ({error})"
+    else:
+        record, reason = _parsed(text, device)
+        if record is not None:
+            threads = "1 thread" if record["num_threads"] == 1 else f"{record['num_threads']} threads"
+            return Constants(record["costs"], f"{path}, measured {record['date']} on {threads}")
+    warnings.warn(
+        f"impl='auto' does without the measured constants in {path}, and takes those that ship: {reason}. "
+        "Run `graphattn info --calibrate` to measure again, or delete the file.",
+        stacklevel=2,
+    )
+    return shipped
+
+
+def _parsed(text: str, device: str) -> tuple[dict[str, Any] | None, str]:
+    """Returns the record that a file holds, or None and what is wrong with it."""
+    try:
+        record = json.loads(text)
+    except ValueError as error:
+        return None, f"it is no JSON ({error})"
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        found = record.get("format") if isinstance(record, dict) else type(record).__name__
+        return None, f"its format must be {FORMAT!r}, got {found!r}"
+    if record.get("device") != device:
+        return None, f"it was measured for {record.get('device')!r}, and this call runs on {device!r}"
+    costs: Any = record.get("costs")
+    is_whole = isinstance(costs, dict) and {"date", "num_threads"} <= record.keys()
+    for impl, names in NAMES.items():
+        if not is_whole or not _are_constants(costs.get(impl), names):
+            return None, f"it must have a date, num_threads, and numbers of at least 0 for {impl}: {', '.join(names)}"
+    return record, ""
+
+
+def _are_constants(found: Any, names: tuple[str, ...]) -> bool:
+    return isinstance(found, dict) and all(
+        isinstance(found.get(name), int | float) and 0 <= found[name] < math.inf for name in names
+    )

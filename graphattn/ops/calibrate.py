@@ -1,0 +1,203 @@
+"""Measures this machine, so that `impl="auto"` chooses by constants of its own: `graphattn info --calibrate`.
+
+Every implementation runs forward and backward, in float32, on small to medium graphs of three kinds: windows, random
+keys, and blocks. The constants of its cost model are fitted by least squares on relative error, none negative.
+"""
+
+import errno
+import importlib.metadata
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from graphattn.graph import AttentionGraph
+from graphattn.graph.blocks import bicliques
+from graphattn.graph.ragged import node_ptr
+from graphattn.ops._costs import FORMAT, NAMES, constants_for, costs_file, device_class
+from graphattn.ops._dispatch import Sizes, growth, reason_against
+from graphattn.ops.attention import graph_attention
+
+# (kind, number of nodes, degree); cliques have as many nodes each as their degree, molecules about as many
+CASES = (
+    *(("window", n, k) for n, k in ((32, 8), (64, 4), (64, 32), (256, 16), (256, 64), (1024, 4), (1024, 16))),
+    *(("window", n, k) for n, k in ((1024, 128), (1024, 512), (4096, 8), (4096, 64), (16_384, 16))),
+    *(("random", n, k) for n, k in ((32, 8), (64, 4), (64, 32), (256, 4), (256, 16), (256, 64), (256, 128))),
+    *(("random", n, k) for n, k in ((1024, 4), (1024, 16), (1024, 64), (1024, 256), (4096, 4), (4096, 16))),
+    *(("random", n, k) for n, k in ((4096, 64), (16_384, 4), (16_384, 16))),
+    *(("cliques", n, k) for n, k in ((32, 4), (64, 16), (64, 64), (256, 4), (256, 16), (256, 256), (1024, 4))),
+    *(("cliques", n, k) for n, k in ((1024, 16), (1024, 64), (1024, 1024), (4096, 4), (4096, 64), (4096, 256))),
+    *(("molecules", n, k) for n, k in ((128, 16), (1024, 24), (4096, 48))),
+)
+HEADS = ((4, 32), (8, 16), (2, 64))  # number of heads, and their width
+SECONDS = 0.08  # a measurement, unless its three calls take longer
+LEAST_CALLS, MOST_CALLS = 3, 50
+# Where an implementation cannot win, it need not be known: numbers that it holds at a time.
+MAX_GATHERED, MAX_PAIRS = 2**22, 2**22
+
+
+class Calibration(NamedTuple):
+    """Constants of a machine and how well they fit: the factor by which estimates are off."""
+
+    device: str
+    costs: dict[str, dict[str, float]]
+    off: dict[str, tuple[float, float]]  # by implementation: in the median, at worst
+    num_measured: int
+
+
+def calibrate(
+    cases: Sequence[tuple[str, int, int]] | None = None,
+    *,
+    seconds: float | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Calibration:
+    """Measures the implementations on the CPU and fits the constants of the cost model; about half a minute.
+
+    Args:
+        cases: kind ("window", "random", "cliques", "molecules"), nodes and degree of each graph; None takes `CASES`.
+        seconds: to spend on a measurement; None takes `SECONDS`.
+        report: is told how far the measuring is, in a line.
+    """
+    cases = CASES if cases is None else cases
+    seconds = SECONDS if seconds is None else seconds
+    rows: dict[str, list[list[float]]] = {impl: [] for impl in NAMES}
+    measured: dict[str, list[float]] = {impl: [] for impl in NAMES}
+    for number, (kind, num_nodes, degree) in enumerate(cases):
+        report(f"measuring {number + 1} of {len(cases)}: {kind}, {num_nodes:,} nodes, {degree:,} keys")
+        graph = make_graph(kind, num_nodes, degree)
+        for num_heads, head_dim in HEADS:
+            sizes = Sizes(num_heads, head_dim, head_dim, torch.float32, torch.device("cpu"))
+            for impl, names in NAMES.items():
+                if _is_worth_knowing(impl, graph, sizes):
+                    amounts = growth(impl, graph, sizes)
+                    rows[impl].append([amounts[name] for name in names])
+                    measured[impl].append(_microseconds(impl, graph, sizes, seconds))
+    costs, off = {}, {}
+    for impl, names in NAMES.items():
+        found, off[impl] = _fit(rows[impl], measured[impl])
+        costs[impl] = dict(zip(names, found, strict=True))
+    return Calibration(device_class("cpu"), costs, off, sum(map(len, measured.values())))
+
+
+def save(calibration: Calibration) -> Path:
+    """Writes the constants where `impl="auto"` finds them, whole or not at all, and returns the path.
+
+    Raises:
+        OSError: naming the file, where it cannot be written.
+    """
+    path = costs_file().absolute()
+    record = {
+        "format": FORMAT,
+        "device": calibration.device,
+        "date": date.today().isoformat(),
+        "num_threads": torch.get_num_threads(),
+        "versions": {name: _version(name) for name in ("graphattn", "torch", "numba", "torch_scatter")},
+        "costs": calibration.costs,
+        "off": {impl: {"median": median, "worst": worst} for impl, (median, worst) in calibration.off.items()},
+    }
+    with _unfinished(path) as unfinished:
+        unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        os.replace(unfinished, path)
+    constants_for.cache_clear()
+    return path
+
+
+def check_writable() -> None:
+    """Raises the OSError that `save` would, before anything is measured."""
+    with _unfinished(costs_file().absolute()) as unfinished:
+        unfinished.touch()
+
+
+@contextmanager
+def _unfinished(path: Path) -> Iterator[Path]:
+    """Yields a temporary name beside a path, whose folder is made; an error says which other place can be named."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        yield unfinished
+    except OSError as error:
+        raise OSError(
+            f"the constants cannot be written to {path} ({error.strerror}). "
+            "Name another file: GRAPHATTN_COSTS=FILE, for this command and for those that are to use it."
+        ) from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()
+
+
+def table(calibration: Calibration) -> str:
+    """Returns the constants as text, a line for each implementation, and how well they fit."""
+    lines = []
+    for impl, constants in calibration.costs.items():
+        median, worst = calibration.off[impl]
+        named = "  ".join(f"{name} {value:.3g}" for name, value in constants.items())
+        lines.append(f"{impl:8} {named}  (off by {median:.2f}x, at worst {worst:.1f}x)")
+    return "\n".join(lines)
+
+
+def make_graph(kind: str, num_nodes: int, degree: int) -> AttentionGraph:
+    """Returns a graph whose targets see as many sources each, or, for molecules, from half to one and a half times."""
+    generator = torch.Generator().manual_seed(0)
+    if kind in ("cliques", "molecules"):
+        sizes = torch.full((num_nodes // degree,), degree)
+        if kind == "molecules":
+            sizes = torch.randint(degree // 2, degree + degree // 2, sizes.shape, generator=generator)
+        ptr, nodes = node_ptr(sizes), torch.arange(int(sizes.sum()))
+        none = torch.empty(2, 0, dtype=torch.int64)
+        return AttentionGraph(none, nodes.numel(), blocks=bicliques(ptr, nodes, ptr, nodes), src_ptr=ptr, dst_ptr=ptr)
+    node = torch.arange(num_nodes)[:, None]
+    if kind == "window":
+        src = (node - degree // 2).clamp(0, num_nodes - degree) + torch.arange(degree)
+    else:  # one draw, moved by another distance for each target
+        drawn, distance = (torch.randperm(num_nodes, generator=generator) for _ in range(2))
+        src = ((distance[:, None] + drawn[:degree]) % num_nodes).sort(1).values
+    return AttentionGraph(torch.stack([src.flatten(), node.expand(-1, degree).flatten()]), num_nodes)
+
+
+def _is_worth_knowing(impl: str, graph: AttentionGraph, sizes: Sizes) -> bool:
+    if reason_against(impl, graph, sizes, False) is not None:
+        return False
+    if impl == "dense":
+        return graph.num_dst_nodes * graph.num_src_nodes * sizes.num_heads <= MAX_PAIRS
+    is_gathered = impl in ("scatter", "gather")
+    return not is_gathered or graph.num_edges * sizes.num_heads * sizes.head_dim <= MAX_GATHERED
+
+
+def _microseconds(impl: str, graph: AttentionGraph, sizes: Sizes, seconds: float) -> float:
+    """Returns the median time of forward and backward, after one call that is not counted."""
+    shape = graph.num_src_nodes, sizes.num_heads, sizes.head_dim
+    query, key, value = leaves = [torch.randn(shape, requires_grad=True) for _ in range(3)]
+    grad = torch.randn(graph.num_dst_nodes, *shape[1:])
+    times: list[float] = []
+    while len(times) <= LEAST_CALLS or (sum(times) < seconds and len(times) < MOST_CALLS):
+        start = time.perf_counter()
+        torch.autograd.grad(graph_attention(query, key, value, graph, impl=impl), leaves, grad)
+        times.append(time.perf_counter() - start)
+    return 1e6 * statistics.median(times[1:])
+
+
+def _fit(rows: list[list[float]], measured: list[float]) -> tuple[list[float], tuple[float, float]]:
+    """Returns the constants that say the measured times best, and by what factor they are off: median and worst."""
+    import numpy as np
+    from scipy.optimize import nnls
+
+    amounts, times = np.array(rows), np.array(measured)
+    constants, _ = nnls(amounts / times[:, None], np.ones_like(times))
+    off = np.exp(np.abs(np.log(np.maximum(amounts @ constants, 1.0) / times)))
+    return constants.tolist(), (float(np.median(off)), float(off.max()))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

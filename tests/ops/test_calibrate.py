@@ -1,0 +1,168 @@
+"""Constants measured here: what is written, who reads it, and what is ignored with advice."""
+
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from graphattn.connectivity import sliding_window
+from graphattn.ops import _dispatch as dispatch
+from graphattn.ops import explain
+from graphattn.ops._costs import FORMAT, NAMES, SHIPPED, constants_for, costs_file, device_class
+from graphattn.ops.calibrate import CASES, HEADS, Calibration, calibrate, make_graph, save, table
+
+TINY = (("window", 16, 8), ("random", 32, 4), ("random", 64, 16), ("cliques", 32, 8), ("molecules", 32, 8))
+SIZES = dispatch.Sizes(3, 5, 5, torch.float32, torch.device("cpu"))
+ADVICE = r"and takes those that ship: .* Run `graphattn info --calibrate` to measure again, or delete the file"
+
+
+@pytest.fixture(autouse=True)
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where constants are kept during a test: in a folder that does not exist yet."""
+    monkeypatch.setenv("GRAPHATTN_COSTS", str(tmp_path / "cache" / "costs.json"))
+    constants_for.cache_clear()
+    yield tmp_path / "cache" / "costs.json"
+    constants_for.cache_clear()
+
+
+def favoring(impl: str) -> Calibration:
+    costs = {name: dict.fromkeys(names, 1.0 if name == impl else 1e6) for name, names in NAMES.items()}
+    return Calibration("cpu", costs, dict.fromkeys(NAMES, (1.1, 1.5)), 7)
+
+
+def test_every_constant_of_every_implementation_is_measured() -> None:
+    lines: list[str] = []
+    calibration = calibrate(TINY, seconds=0.001, report=lines.append)
+    assert len(lines) == len(TINY) and lines[0] == "measuring 1 of 5: window, 16 nodes, 8 keys"
+    for impl, names in NAMES.items():
+        assert tuple(calibration.costs[impl]) == names
+        assert all(constant >= 0 for constant in calibration.costs[impl].values())
+        assert any(constant > 0 for constant in calibration.costs[impl].values())
+        median, worst = calibration.off[impl]
+        assert 1 <= median <= worst
+    assert calibration.num_measured >= 2 * len(TINY) * len(HEADS)  # all serve dense and fused
+    assert [line.split()[0] for line in table(calibration).splitlines()] == list(NAMES)
+
+
+def test_measured_constants_decide_once_they_are_saved(path: Path) -> None:
+    graph = sliding_window(67, 3)
+    for favored in ("dense", "scatter", "fused"):
+        assert save(favoring(favored)) == path
+        assert dispatch.choose(graph, SIZES, False) == favored
+    record = json.loads(path.read_text())
+    assert record["format"] == FORMAT and record["device"] == "cpu"
+    assert record["num_threads"] == torch.get_num_threads()
+    assert set(record["versions"]) >= {"graphattn", "torch", "numba"}
+    assert list(path.parent.iterdir()) == [path]  # nothing unfinished is left
+
+
+def test_a_file_is_read_once(path: Path) -> None:
+    save(favoring("scatter"))
+    graph = sliding_window(67, 3)
+    assert dispatch.choose(graph, SIZES, False) == "scatter"
+    path.unlink()
+    assert dispatch.choose(graph, SIZES, False) == "scatter"
+
+
+def test_explain_names_the_file_and_its_date_or_says_that_constants_shipped(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    explain(torch.zeros(67, 3, 5), sliding_window(67, 3))
+    assert "  constants: shipped for cpu" in capsys.readouterr().out
+    save(favoring("dense"))
+    explain(torch.zeros(67, 3, 5), sliding_window(67, 3))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(rf"  constants: {re.escape(str(path))}, measured \d{{4}}-\d\d-\d\d on \d+ threads?", last)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"format": "graphattn.costs.0"}, "its format must be 'graphattn.costs.1', got 'graphattn.costs.0'"),
+        ({"device": "cuda"}, "it was measured for 'cuda', and this call runs on 'cpu'"),
+        ({"costs": {}}, "numbers of at least 0 for dense: fixed"),
+        ({"costs": None}, "numbers of at least 0 for dense: fixed"),
+        ({"costs": SHIPPED["cpu"] | {"fused": {"fixed": -1}}}, "numbers of at least 0 for fused: fixed"),
+        ({"date": ...}, "it must have a date"),
+        ("{", "it is no JSON"),
+        ("[]", "its format must be 'graphattn.costs.1', got 'list'"),
+        (b"\xff\xfe", "it cannot be read"),
+        (None, "it cannot be read"),  # a folder
+    ],
+)
+def test_a_file_that_is_foreign_or_broken_is_ignored_with_one_warning(path: Path, change, reason: str) -> None:
+    save(favoring("scatter"))
+    if isinstance(change, dict):
+        record = json.loads(path.read_text()) | change
+        path.write_text(json.dumps({name: value for name, value in record.items() if value is not ...}))
+    elif change is None:
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes(change if isinstance(change, bytes) else change.encode())
+    with pytest.warns(UserWarning, match=ADVICE) as caught:
+        assert constants_for("cpu").by_impl == SHIPPED["cpu"]
+    assert len(caught) == 1 and str(path) in str(caught[0].message) and reason in str(caught[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dispatch.choose(sliding_window(67, 3), SIZES, False)
+
+
+def test_a_file_that_does_not_exist_is_no_reason_to_warn() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert constants_for("cpu").by_impl == SHIPPED["cpu"]
+
+
+def test_a_compiled_region_reads_no_file(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("{")
+    graph = sliding_window(67, 3)
+    graph.plan()
+
+    def chosen(x: torch.Tensor) -> torch.Tensor:
+        return x + len(dispatch.choose(graph, SIZES, False))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert int(torch.compile(chosen, fullgraph=True, backend="eager")(torch.zeros(1))) == len("fused")
+    torch._dynamo.reset()
+
+
+def test_constants_live_in_the_users_cache_unless_a_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GRAPHATTN_COSTS")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert costs_file() == tmp_path / "graphattn" / "costs.json"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert costs_file() == tmp_path / ".cache" / "graphattn" / "costs.json"
+
+
+def test_what_ships_has_every_constant_for_its_class_of_device() -> None:
+    for costs in SHIPPED.values():
+        assert {impl: set(constants) for impl, constants in costs.items()} == {
+            impl: set(names) for impl, names in NAMES.items()
+        }
+    assert device_class("cpu") == device_class("mps") == "cpu"
+
+
+@pytest.mark.parametrize("kind", ["window", "random", "cliques", "molecules"])
+def test_graphs_are_of_the_kind_that_they_are_called(kind: str) -> None:
+    graph = make_graph(kind, 64, 16)
+    degree = graph.enumerate().plan().target_ptr.diff()
+    assert (degree == 16).all() == (kind != "molecules")
+    assert 8 <= degree.min() and degree.max() <= 24
+    in_ranges = 0 if kind == "random" else graph.num_edges
+    assert graph.plan().num_ranged == in_ranges
+    assert (graph.blocks is not None) == (kind in ("cliques", "molecules"))
+
+
+def test_the_graphs_that_are_measured_can_be_made() -> None:
+    assert all(degree <= num_nodes for _, num_nodes, degree in CASES)
+    assert {kind for kind, _, _ in CASES} == {"window", "random", "cliques", "molecules"}
