@@ -195,8 +195,8 @@ def main() -> None:
     rows: list[dict] = []
     for name in arguments.case:
         rows += make_rows(name, shrink, arguments.rounds, arguments.contender)
-    if arguments.out:
-        write_record(arguments.out, "attention", rows)
+        if arguments.out:  # after every case, so that an interruption loses one
+            write_record(arguments.out, "attention", rows)
 
 
 if __name__ == "__main__":
