@@ -60,11 +60,6 @@ class Plan(NamedTuple):
     groups: Groups | None = None  # None where the graph has no block
     num_ranged: int = 0  # edges of targets whose sources are a range without gaps, those in blocks counted
 
-    @property
-    def num_block_pairs(self) -> int:
-        """Pairs that running the blocks computes, padding included."""
-        return sum(bucket.dst.numel() * bucket.src.shape[1] for bucket in self.buckets)
-
     def map(self, move: Callable[[Tensor], Tensor]) -> Plan:
         """Applies `move` to every tensor."""
 

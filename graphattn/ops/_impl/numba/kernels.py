@@ -736,6 +736,16 @@ def list_edges(edges, first, count):
 
 
 @part
+def list_row(row, target, head, graph, sizes, terms, rules):
+    """Lists the edges of a target that a head may see, and their sources; returns how many."""
+    first, stop = graph.target_ptr[target], graph.target_ptr[target + 1]
+    count = collect_incoming(row.edges, row.nodes, first, stop, graph.src, terms.head_mask, sizes.num_heads, head)
+    if rules.keep_scale != 1:
+        hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
+    return count
+
+
+@part
 def add_terms(row, count, at_row, head, products, at, sizes, terms, rules):
     """Turns query · key, at products[at:], into logits, and leaves x in row.products. Returns the number of types."""
     num_types = 0
@@ -776,18 +786,14 @@ def gate_weights(row, count, at_row, head, weights, at, sees, num_types, sizes, 
 def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, outputs, row, tile):
     """Serves targets [begin, end) edge by edge."""
     head_dim, value_dim, group = sizes.head_dim, sizes.value_dim, sizes.num_heads // sizes.num_key_heads
-    plain, has_mask, has_dropout = is_plain(sizes, rules), is_given(terms.head_mask), rules.keep_scale != 1
+    plain, has_mask = is_plain(sizes, rules), is_given(terms.head_mask)
     scores, one = tile.scores, like(outputs.out, 1)
     for target in range(begin, end):
-        first, stop, count, num_types = graph.target_ptr[target], graph.target_ptr[target + 1], 0, 0
+        count, num_types = 0, 0
         for head in range(first_head, last_head):
             at_row, key_head = target * sizes.num_heads + head, head // group
             if head == first_head or has_mask:
-                count = collect_incoming(
-                    row.edges, row.nodes, first, stop, graph.src, terms.head_mask, sizes.num_heads, head
-                )
-                if has_dropout:
-                    hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
+                count = list_row(row, target, head, graph, sizes, terms, rules)
             key_at = nodes.key_at + key_head * nodes.key_step
             dots(scores, count, query, at_row * head_dim, nodes.keys, row.nodes, nodes.key_stride, key_at, head_dim)
             if not plain:
@@ -1042,19 +1048,15 @@ def differentiate_rows(
 ):
     """Serves targets [begin, end) edge by edge."""
     head_dim, value_dim, group = sizes.head_dim, sizes.value_dim, sizes.num_heads // sizes.num_key_heads
-    has_mask, has_dropout = is_given(terms.head_mask), rules.keep_scale != 1
+    has_mask = is_given(terms.head_mask)
     plain = is_plain(sizes, rules) and not is_given(upstream.grad_weights)
     scores, slopes = tile.scores, tile.slopes
     for target in range(begin, end):
-        first, stop, count = graph.target_ptr[target], graph.target_ptr[target + 1], 0
+        count = 0
         for head in range(first_head, last_head):
             at_row, key_head = target * sizes.num_heads + head, head // group
             if head == first_head or has_mask:
-                count = collect_incoming(
-                    row.edges, row.nodes, first, stop, graph.src, terms.head_mask, sizes.num_heads, head
-                )
-                if has_dropout:
-                    hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
+                count = list_row(row, target, head, graph, sizes, terms, rules)
             at_query, at_slope = at_row * head_dim, at_row * value_dim
             if is_given(grads.query):
                 clear(grads.query, at_query, head_dim)

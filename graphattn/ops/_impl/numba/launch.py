@@ -28,8 +28,7 @@ def attention(
 ):  # fmt: skip
     dtype = _compute_dtype(query)
     features = _features(query_attr, edge_attr, edge_type)
-    out = torch.empty(*query.shape[:2], _width(value), dtype=dtype)
-    out_attr = torch.empty((*query.shape[:2], _width(features)) if features is not None else 0, dtype=dtype)
+    out, out_attr = (_new_vectors(torch.empty, query, columns, dtype) for columns in (value, features))
     weights = torch.zeros((query.shape[1], len(src)) if wants_weights else 0, dtype=dtype)
     lse = torch.empty(query.shape[:2], dtype=dtype)
     terms = _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id)
@@ -77,10 +76,10 @@ def attention_backward(
     wants_query, wants_key, wants_value, wants_query_attr, wants_edge_attr, wants_bias, wants_gate = wanted
     edge_slopes, edge_weights = table(wants_edge_attr), table(wants_edge_attr)
     grad_bias, grad_gate = table(wants_bias), table(wants_gate)
-    grad_query = torch.empty((*query.shape[:2], _width(query)) if wants_query else 0, dtype=dtype)
-    grad_query_attr = _zero_vectors(query_attr, query_attr, dtype, wants_query_attr)
+    grad_query = _new_vectors(torch.empty, query, query, dtype, wants_query)
+    grad_query_attr = _new_vectors(torch.zeros, query_attr, query_attr, dtype, wants_query_attr)
     grad_key, grad_value = (
-        _zero_vectors(tensor.expand(num_parts, *tensor.shape), tensor, dtype, want)
+        _new_vectors(torch.zeros, tensor.expand(num_parts, *tensor.shape), tensor, dtype, want)
         for tensor, want in ((key, wants_key), (value, wants_value))
     )
     upstream = kernels.Upstream(
@@ -100,7 +99,7 @@ def attention_backward(
     for tasks in stages:
         cuts = threads.even_cuts(len(tasks), num_threads)
         threads.run(kernels.attention_backward, cuts, (tasks.reshape(-1), packs, *args))
-    grad_edge_attr = _zero_vectors(edge_attr, edge_attr, dtype, wants_edge_attr)
+    grad_edge_attr = _new_vectors(torch.empty, edge_attr, edge_attr, dtype, wants_edge_attr)
     if wants_edge_attr:
         threads.run(
             kernels.edge_attr_gradient, threads.row_cuts(ptr, num_threads),
@@ -115,7 +114,11 @@ def attention_backward(
         grad_query_attr,
         grad_edge_attr,
         *(
-            grad if not want else _by_edge(grad) if given.shape[1] == num_heads else grad.sum(0)[:, None]
+            grad
+            if not want
+            else _swapped(grad, to_heads=False)
+            if given.shape[1] == num_heads
+            else grad.sum(0)[:, None]
             for grad, given, want in ((grad_bias, edge_bias, wants_bias), (grad_gate, edge_gate, wants_gate))
         ),
     )
@@ -166,14 +169,10 @@ def _backward_stages(ptr, src, key, value, work):
         part_bytes = 8 * key.shape[0] * num_key_heads * (_width(key) + _width(value))
         most = min(MAX_PART_BYTES // max(1, part_bytes), ptr[-1] // (4 * max(1, key.shape[0])))
         num_parts = int(max(1, min(MIN_TASKS // num_key_heads, most)))
-    cuts = threads.row_cuts(ptr, num_parts)
     num_tasks = num_key_heads if packs else max(1, num_threads // num_parts)
-    parts = pairwise(cuts)
-    return (
-        [np.concatenate([_over_heads(b, e, num_key_heads, num_tasks, part) for part, (b, e) in enumerate(parts)])],
-        (num_parts),
-        packs,
-    )
+    rows = pairwise(threads.row_cuts(ptr, num_parts))
+    tasks = [_over_heads(*of_part, num_key_heads, num_tasks, part) for part, of_part in enumerate(rows)]
+    return [np.concatenate(tasks)], num_parts, packs
 
 
 def _separate_chunks(ptr, src, num_chunks):
@@ -184,23 +183,19 @@ def _separate_chunks(ptr, src, num_chunks):
     """
     filled = np.flatnonzero(ptr[1:] > ptr[:-1])
     low, high = src[ptr[filled]], src[ptr[filled + 1] - 1] + 1
-    if (low[1:] < low[:-1]).any() and len(filled) > 1:
-        low = np.minimum.accumulate(low[::-1])[::-1]  # of this row and all after it
+    low = np.minimum.accumulate(low[::-1])[::-1]  # of this row and all after it
     high = np.maximum.accumulate(high)  # of this row and all before it
     cuts = np.searchsorted(filled, threads.row_cuts(ptr, num_chunks)[1:-1])
     clean = np.flatnonzero(high[:-1] <= low[1:]) + 1
-    if len(clean) >= num_chunks:
-        near = clean[np.minimum(np.searchsorted(clean, cuts), len(clean) - 1)]
-        cuts = np.unique(np.concatenate([[0], near, [len(filled)]]))
-        rows = np.concatenate([[0], filled[cuts[1:-1]], [len(ptr) - 1]])
-        return [list(pairwise(rows))]
+    is_clean = len(clean) >= num_chunks
+    if is_clean:
+        cuts = clean[np.minimum(np.searchsorted(clean, cuts), len(clean) - 1)]
     cuts = np.unique(np.concatenate([[0], cuts, [len(filled)]]))
     starts, ends = low[cuts[:-1]], high[cuts[1:] - 1]
     if (starts[2:] < ends[:-2]).any():
         return None
-    rows = np.concatenate([[0], filled[cuts[1:-1]], [len(ptr) - 1]])
-    pieces = list(pairwise(rows))
-    return [pieces[::2], pieces[1::2]]
+    chunks = list(pairwise(np.concatenate([[0], filled[cuts[1:-1]], [len(ptr) - 1]])))
+    return [chunks] if is_clean else [chunks[::2], chunks[1::2]]
 
 
 def logits(query, key, target_ptr, src, query_attr, edge_attr, scale):
@@ -226,7 +221,7 @@ def logits_backward(
     inputs = query, key, query_attr, edge_attr
     query_array, *other_arrays = _vectors(dtype, *inputs)
     grad = _array(grad, dtype)
-    grads = [_zero_vectors(tensor, tensor, dtype, want) for tensor, want in zip(inputs, wanted)]
+    grads = [_new_vectors(torch.zeros, tensor, tensor, dtype, want) for tensor, want in zip(inputs, wanted)]
     grad_query, grad_key, *grad_terms = map(_array, grads)
     num_threads = threads.available(len(src) * _work(query, key, edge_attr))
     if wanted[0] or wanted[2] or wanted[3]:
@@ -276,14 +271,14 @@ def _vectors(dtype, *tensors):
     return [_optional_array(whole_lanes(tensor), dtype) for tensor in tensors]
 
 
-def _zero_vectors(rows, columns, dtype, want=True):
-    """Zeros: for each vector of `rows` one as wide as those of `columns`, in whole lanes. Empty if there is none."""
-    shape = 0 if columns is None or not want else (*rows.shape[:-1], _width(columns))
-    return torch.zeros(shape, dtype=dtype)
+def _new_vectors(make, rows, columns, dtype, want=True):
+    """For each vector of `rows` one as wide as those of `columns`, in whole lanes, made by torch.zeros or torch.empty.
+    Without elements if there are no columns or none are wanted."""
+    return make(0 if columns is None or not want else (*rows.shape[:-1], _width(columns)), dtype=dtype)
 
 
 def _trim(padded, columns, dtype):
-    """The part of `_zero_vectors` that was asked for, after a kernel filled it."""
+    """The part of `_new_vectors` that was asked for, after a kernel filled it."""
     return (padded if columns is None else padded[..., : columns.shape[-1]]).to(dtype).contiguous()
 
 
@@ -338,18 +333,13 @@ def _by_head(table, dtype):
     """[num_edges, heads] as [heads, num_edges], where a row's edges lie side by side; None for None."""
     if table is None or table.shape[1] == 1:
         return table
-    num_edges, num_heads = table.shape
-    return _swapped(table.detach().to(dtype).contiguous(), num_edges, num_heads, (num_heads, num_edges), True)
+    return _swapped(table.detach().to(dtype).contiguous(), to_heads=True)
 
 
-def _by_edge(table):
-    """The reverse of `_by_head`."""
-    num_heads, num_edges = table.shape
-    return _swapped(table, num_edges, num_heads, (num_edges, num_heads), False)
-
-
-def _swapped(table, num_edges, num_heads, shape, to_heads):
-    swapped = torch.empty(shape, dtype=table.dtype)
+def _swapped(table, to_heads):
+    """[num_edges, num_heads] as [num_heads, num_edges], or back."""
+    swapped = torch.empty(table.shape[::-1], dtype=table.dtype)
+    num_edges, num_heads = table.shape if to_heads else swapped.shape
     cuts = threads.even_cuts(num_edges, threads.available(4 * table.numel()))
     args = num_edges, num_heads, to_heads, _array(table), _array(swapped)
     threads.run(kernels.swap_edges_and_heads, cuts, args)
