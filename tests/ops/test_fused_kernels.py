@@ -403,6 +403,8 @@ def test_dropout_keeps_the_stated_share_and_the_stated_edges():
 LARGE = {
     "heads": lambda: (random_plan(num_src_nodes=211, num_dst_nodes=223, density=0.3), {}),
     "packed heads": lambda: (random_plan(num_src_nodes=400, num_dst_nodes=400, density=0.2), {"heads": 8}),
+    "packed far nodes": lambda: (random_plan(num_src_nodes=4000, num_dst_nodes=4000, density=0.0025), {"heads": 4}),
+    "far nodes": lambda: (random_plan(num_src_nodes=2500, num_dst_nodes=2500, density=0.002), {"heads": 4}),
     "parts": lambda: (random_plan(num_src_nodes=400, num_dst_nodes=400, density=0.5), {"heads": 1}),
     "chunks apart": lambda: (molecule_plan([40] * 40), {}),
     "chunks that touch": lambda: (window_plan(num_nodes=1500, radius=24), {}),

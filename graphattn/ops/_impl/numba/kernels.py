@@ -111,6 +111,8 @@ TILE_COLUMNS = 2048  # the widest range of sources that a tile reads
 TILE_DIM = 512  # the widest head that tiles serve
 TILE_CELLS = 2**15  # rows times columns: the weights and slopes of a tile stay in the second-level cache
 FEW_TYPES = 16  # up to here, comparing with every type is faster than looking each up
+FAR_EDGES = 32  # the longest row whose nodes are asked for ahead
+NEAR_NUMBERS = 2**18  # keys and values that one second-level cache holds
 BEFORE = 8  # numbers before the first row of a tile that clearing may overwrite
 FIELDS = 5  # of a task
 LOG2_E, LOG_2 = 1 / np.log(2), np.log(2)
@@ -524,6 +526,7 @@ class Nodes(NamedTuple):
     value_stride: Any
     value_at: Any
     value_step: Any
+    far_edges: Any  # the longest row whose nodes are asked for ahead; zero where they lie near
 
 
 class RowScratch(NamedTuple):
@@ -782,20 +785,41 @@ def gate_weights(row, count, at_row, head, weights, at, sees, num_types, sizes, 
         )  # fmt: skip
 
 
+@part
+def edges_ahead(target, end, graph, nodes):
+    """Where the next row ends if what its edges read should be asked for, else where it begins."""
+    first, stop = graph.target_ptr[target + 1], graph.target_ptr[min(target + 2, end)]
+    return stop if stop - first <= nodes.far_edges else first
+
+
+@part
+def ask_ahead(table, stride, at, width, first, stop, src):
+    """Asks for what the edges [first, stop) will read of a table: their sources lie far apart, and the wait is long."""
+    for edge in range(first, stop):
+        place = src[edge] * stride + at
+        for c in range(0, width, 16):
+            prefetch(table, place + c)
+
+
 @part_of_rows
 def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, outputs, row, tile):
     """Serves targets [begin, end) edge by edge."""
     head_dim, value_dim, group = sizes.head_dim, sizes.value_dim, sizes.num_heads // sizes.num_key_heads
     plain, has_mask = is_plain(sizes, rules), is_given(terms.head_mask)
     scores, one = tile.scores, like(outputs.out, 1)
+    ptr, src = graph.target_ptr, graph.src
     for target in range(begin, end):
         count, num_types = 0, 0
+        next_edge, ahead = ptr[target + 1], edges_ahead(target, end, graph, nodes)
         for head in range(first_head, last_head):
             at_row, key_head = target * sizes.num_heads + head, head // group
             if head == first_head or has_mask:
                 count = list_row(row, target, head, graph, sizes, terms, rules)
             key_at = nodes.key_at + key_head * nodes.key_step
+            value_at = nodes.value_at + key_head * nodes.value_step
+            ask_ahead(nodes.keys, nodes.key_stride, key_at, head_dim, next_edge, ahead, src)
             dots(scores, count, query, at_row * head_dim, nodes.keys, row.nodes, nodes.key_stride, key_at, head_dim)
+            ask_ahead(nodes.values, nodes.value_stride, value_at, value_dim, next_edge, ahead, src)
             if not plain:
                 num_types = add_terms(row, count, at_row, head, scores, 0, sizes, terms, rules)
             scale, columns = rules.scale if plain else one, count + -count % 8
@@ -812,7 +836,7 @@ def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, q
             if sees:
                 add_weighted(
                     outputs.out, at_row * value_dim, count, scores, 0, nodes.values, row.nodes,
-                    nodes.value_stride, nodes.value_at + key_head * nodes.value_step, value_dim,
+                    nodes.value_stride, value_at, value_dim,
                 )  # fmt: skip
 
 
@@ -906,32 +930,35 @@ def next_stretch(begin, end, graph, columns_room):
 
 
 @part
-def sweep_nodes(packs, pairs, key, value, sizes):
+def sweep_nodes(packs, pairs, stride, key, value, num_nodes, sizes):
+    """Nodes in `pairs`, `stride` numbers apart, if they were packed there, else in key and value."""
     head_dim, value_dim = sizes.head_dim, sizes.value_dim
+    num_heads = 1 if packs else sizes.num_key_heads
+    far_edges = FAR_EDGES if num_nodes * num_heads * (head_dim + value_dim) > NEAR_NUMBERS else 0
     if packs:
-        return Nodes(pairs, pairs, head_dim + value_dim, 0, 0, head_dim + value_dim, head_dim, 0)
-    key_stride, value_stride = sizes.num_key_heads * head_dim, sizes.num_key_heads * value_dim
-    return Nodes(key, value, key_stride, 0, head_dim, value_stride, 0, value_dim)
+        return Nodes(pairs, pairs, stride, 0, 0, stride, head_dim, 0, far_edges)
+    return Nodes(key, value, num_heads * head_dim, 0, head_dim, num_heads * value_dim, 0, value_dim, far_edges)
 
 
 @part
-def pair_rows(pairs, key, value, key_head, num_nodes, sizes):
-    """Lays what an edge reads of a node under one head side by side, and nodes no further apart than they must be."""
+def pair_rows(pairs, stride, key, value, key_head, num_nodes, sizes):
+    """Lays what an edge reads of a node under one head side by side, and clears the rest of the node's stride."""
     head_dim, value_dim = sizes.head_dim, sizes.value_dim
     for node in range(num_nodes):
-        at, row = node * (head_dim + value_dim), node * sizes.num_key_heads + key_head
+        at, row = node * stride, node * sizes.num_key_heads + key_head
         for c in range(0, head_dim, 8):
             store(pairs, at + c, load(key, row * head_dim + c))
         for c in range(0, value_dim, 8):
             store(pairs, at + head_dim + c, load(value, row * value_dim + c))
+        clear(pairs, at + head_dim + value_dim, stride - head_dim - value_dim)
 
 
 @part
-def part_rows(pairs, key, value, key_at, value_at, key_head, num_nodes, sizes):
+def part_rows(pairs, stride, key, value, key_at, value_at, key_head, num_nodes, sizes):
     """The reverse of `pair_rows`, from key_at and value_at on, for those that are not empty."""
     head_dim, value_dim = sizes.head_dim, sizes.value_dim
     for node in range(num_nodes):
-        at, row = node * (head_dim + value_dim), node * sizes.num_key_heads + key_head
+        at, row = node * stride, node * sizes.num_key_heads + key_head
         if is_given(key):
             for c in range(0, head_dim, 8):
                 store(key, key_at + row * head_dim + c, load(pairs, at + c))
@@ -977,8 +1004,8 @@ def attention(
         sweep = 1 if packs else sweep_end - sweep_begin
         for first_key_head in range(sweep_begin, sweep_end, sweep):
             if packs:
-                pair_rows(pairs, keys, values, first_key_head, num_nodes, sizes)
-            nodes = sweep_nodes(packs, pairs, keys, values, sizes)
+                pair_rows(pairs, head_dim + value_dim, keys, values, first_key_head, num_nodes, sizes)
+            nodes = sweep_nodes(packs, pairs, head_dim + value_dim, keys, values, num_nodes, sizes)
             first_head, last_head, at = first_key_head * group, (first_key_head + sweep) * group, row_begin
             while at < row_end:
                 stop, is_tile = next_stretch(at, row_end, graph, columns_room)
@@ -1051,8 +1078,10 @@ def differentiate_rows(
     has_mask = is_given(terms.head_mask)
     plain = is_plain(sizes, rules) and not is_given(upstream.grad_weights)
     scores, slopes = tile.scores, tile.slopes
+    ptr, src = graph.target_ptr, graph.src
     for target in range(begin, end):
         count = 0
+        next_edge, ahead = ptr[target + 1], edges_ahead(target, end, graph, nodes)
         for head in range(first_head, last_head):
             at_row, key_head = target * sizes.num_heads + head, head // group
             if head == first_head or has_mask:
@@ -1065,7 +1094,9 @@ def differentiate_rows(
             delta = mean_slope(at_row, sizes, upstream)
             key_at = nodes.key_at + key_head * nodes.key_step
             value_at = nodes.value_at + key_head * nodes.value_step
+            ask_ahead(nodes.keys, nodes.key_stride, key_at, head_dim, next_edge, ahead, src)
             dots(scores, count, query, at_query, nodes.keys, row.nodes, nodes.key_stride, key_at, head_dim)
+            ask_ahead(nodes.values, nodes.value_stride, value_at, value_dim, next_edge, ahead, src)
             dots(
                 slopes, count, upstream.grad_out, at_slope,
                 nodes.values, row.nodes, nodes.value_stride, value_at, value_dim,
@@ -1083,11 +1114,13 @@ def differentiate_rows(
                 )
             if is_given(grads.key):
                 key_at = grad_nodes.key_at + key_head * grad_nodes.key_step
+                ask_ahead(grad_nodes.keys, grad_nodes.key_stride, key_at, head_dim, next_edge, ahead, src)
                 add_outer(
                     grad_nodes.keys, count, row.nodes, grad_nodes.key_stride, key_at, scores, query, at_query, head_dim
                 )
             if is_given(grads.value):
                 value_at = grad_nodes.value_at + key_head * grad_nodes.value_step
+                ask_ahead(grad_nodes.values, grad_nodes.value_stride, value_at, value_dim, next_edge, ahead, src)
                 add_outer(
                     grad_nodes.values, count, row.nodes, grad_nodes.value_stride, value_at,
                     slopes, upstream.grad_out, at_slope, value_dim,
@@ -1237,15 +1270,15 @@ def attention_backward(
     at_sums = at_slopes + tile_rows * value_dim
     at_row = at_sums + min(GROUP, tile_rows) * max(head_dim, value_dim)
     at_pairs = at_row + ROW_NUMBERS * room
-    num_pairs = num_nodes * (head_dim + value_dim) if packs else 0
-    numbers = np.empty(at_pairs + 2 * num_pairs, out.dtype)
+    stride = 2 * (head_dim + value_dim)  # a node's gradients lie beside it
+    numbers = np.empty(at_pairs + (num_nodes * stride if packs else 0), out.dtype)
     row, none = row_scratch(numbers, at_row, integers, hashes, room), pointer(numbers, 0)
     tile = TileScratch(
         pointer(numbers, 0), pointer(numbers, num_scores), pointer(numbers, at_keys), pointer(numbers, at_values),
         pointer(numbers, at_key_rows), none, pointer(numbers, at_queries), pointer(numbers, at_slopes),
         pointer(numbers, at_sums), none, none,
     )  # fmt: skip
-    pairs, grad_pairs = pointer(numbers, at_pairs), pointer(numbers, at_pairs + num_pairs)
+    pairs, grad_pairs = pointer(numbers, at_pairs), pointer(numbers, at_pairs + stride // 2)
     query, keys, values = optional(query), optional(key), optional(value)
     for task in range(begin, end):
         row_begin, row_end = tasks[FIELDS * task], tasks[FIELDS * task + 1]
@@ -1254,14 +1287,13 @@ def attention_backward(
         sweep = 1 if packs else sweep_end - sweep_begin
         for first_key_head in range(sweep_begin, sweep_end, sweep):
             if packs:
-                pair_rows(pairs, keys, values, first_key_head, num_nodes, sizes)
-                clear(grad_pairs, 0, num_pairs)
-            nodes = sweep_nodes(packs, pairs, keys, values, sizes)
-            into = sweep_nodes(packs, grad_pairs, grads.key, grads.value, sizes)
+                pair_rows(pairs, stride, keys, values, first_key_head, num_nodes, sizes)
+            nodes = sweep_nodes(packs, pairs, stride, keys, values, num_nodes, sizes)
+            into = sweep_nodes(packs, grad_pairs, stride, grads.key, grads.value, num_nodes, sizes)
             if not packs:
                 into = Nodes(
                     into.keys, into.values, into.key_stride, part_key, into.key_step,
-                    into.value_stride, part_value, into.value_step,
+                    into.value_stride, part_value, into.value_step, into.far_edges,
                 )  # fmt: skip
             first_head, last_head, at = first_key_head * group, (first_key_head + sweep) * group, row_begin
             while at < row_end:
@@ -1278,7 +1310,9 @@ def attention_backward(
                     )  # fmt: skip
                 at = stop
             if packs:
-                part_rows(grad_pairs, grads.key, grads.value, part_key, part_value, first_key_head, num_nodes, sizes)
+                part_rows(
+                    grad_pairs, stride, grads.key, grads.value, part_key, part_value, first_key_head, num_nodes, sizes
+                )
     keep(numbers)
     keep(integers)
     keep(hashes)
