@@ -15,6 +15,7 @@ from graphattn.graph.validate import MAX_ENUMERATED_EDGES
 from graphattn.ops._arguments import HALF, Terms
 from graphattn.ops._costs import constants_for
 from graphattn.ops._impl import blocks, dense, fused, gather, scatter
+from graphattn.ops._impl.projection import project_heads
 from graphattn.ops.capability import (
     IMPLEMENTATIONS,
     MAX_TYPES,
@@ -168,7 +169,7 @@ def run_attention(
             out, dense_lse = dense.attention(query, key, value, plan, **given)
             return out.to(dtype), dense_lse
         out, out_attr, lse = _run_folded(impl, query, key, value, graph, terms, needs_lse)
-        out = _add_edge_values(out, out_attr, terms)
+        out = _add_edge_values(impl, out, out_attr, terms)
     return out.to(dtype), lse
 
 
@@ -191,7 +192,7 @@ def run_logits(impl: str, query: Tensor, key: Tensor, graph: AttentionGraph, ter
             )
             return of_pairs[plan.dst, plan.src]
         run = _FOLDED[impl].logits
-        query_attr = _query_attr(query, terms)
+        query_attr = _query_attr(impl, query, terms)
         scores = run(query, key, plan, query_attr=query_attr, edge_attr=terms.edge_attr, scale=terms.scale)
         if terms.logit_clip is not None:
             scores = scores.clamp(-terms.logit_clip, terms.logit_clip)
@@ -229,7 +230,7 @@ def _run_fused_with_weights(
     with _full_precision(query.device):
         out, out_attr, weights = fused.attention_and_weights(
             query, key, value, plan,
-            query_attr=_query_attr(query, terms),
+            query_attr=_query_attr("fused", query, terms),
             edge_attr=terms.edge_attr,
             edge_bias=terms.edge_bias,
             edge_gate=terms.edge_gate,
@@ -239,15 +240,15 @@ def _run_fused_with_weights(
             dropout_p=terms.dropout_p,
             seed=terms.seed,
         )  # fmt: skip
-        out = _add_edge_values(out, out_attr, terms)
+        out = _add_edge_values("fused", out, out_attr, terms)
     return out.to(dtype), weights
 
 
-def _add_edge_values(out: Tensor, out_attr: Tensor | None, terms: Terms) -> Tensor:
+def _add_edge_values(impl: str, out: Tensor, out_attr: Tensor | None, terms: Terms) -> Tensor:
     """Adds what edge features bring to the values: Σ w (W a) = W Σ w a, on the nodes."""
     if terms.edge_value_weight is None or out_attr is None:
         return out
-    return out + torch.einsum("tha,hda->thd", out_attr, terms.edge_value_weight)
+    return out + _project(impl, out_attr, terms.edge_value_weight.transpose(1, 2))
 
 
 def _run_folded(
@@ -255,7 +256,7 @@ def _run_folded(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Runs an implementation that takes edge features on the node side: q·(W a) = (Wᵀq)·a."""
     shared: dict[str, Any] = {
-        "query_attr": _query_attr(query, terms),
+        "query_attr": _query_attr(impl, query, terms),
         "scale": terms.scale,
         "logit_clip": terms.logit_clip,
         "dropout_p": terms.dropout_p,
@@ -302,7 +303,7 @@ def _run_typed(
     if key_weight is not None:
         assert table is not None
         of_types = torch.einsum("hda,ya->hdy", key_weight, table)
-        query_attr = torch.bmm(wide.transpose(0, 1), of_types).transpose(0, 1)  # [num_dst_nodes, num_heads, num_types]
+        query_attr = _project("fused", wide, of_types)  # [num_dst_nodes, num_heads, num_types]
     edge_bias = None
     if bias is not None and (terms.logit_clip is not None or terms.scale == 0):
         edge_bias = terms.listed().edge_bias  # added after the clip, so each edge needs its own
@@ -328,18 +329,22 @@ def _run_typed(
     if value_weight is not None:
         assert table is not None and type_weight is not None
         of_types = torch.einsum("hda,ya->hyd", value_weight, table)
-        out = out + torch.bmm(type_weight.transpose(0, 1), of_types).transpose(0, 1)
+        out = out + _project("fused", type_weight, of_types)
     return out, lse
 
 
-def _query_attr(query: Tensor, terms: Terms) -> Tensor | None:
+def _query_attr(impl: str, query: Tensor, terms: Terms) -> Tensor | None:
     """Wᵀq [num_dst_nodes, num_heads, edge_dim]; zeros where edge features enter the values only."""
     if terms.edge_attr is None:
         return None
     query = query.float() if query.dtype in HALF else query
     if terms.edge_key_weight is None:
         return query.new_zeros(*query.shape[:2], terms.edge_attr.shape[1])
-    return torch.einsum("thd,hda->tha", query, terms.edge_key_weight)
+    return _project(impl, query, terms.edge_key_weight)
+
+
+def _project(impl: str, x: Tensor, matrices: Tensor) -> Tensor:
+    return project_heads(x, matrices, use_kernels=impl in ("fused", "blocks") and has_numba())
 
 
 def _full_precision(device: torch.device) -> contextlib.AbstractContextManager:

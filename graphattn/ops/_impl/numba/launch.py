@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from graphattn.ops._impl.numba import kernels, threads
+from graphattn.ops._impl.numba import kernels, projection, threads
 from graphattn.ops._impl.numba.vectors import WIDTH
 
 CACHE_BYTES = 2**23  # of keys and values of one head: what a core may hope to keep near, were they packed
@@ -29,7 +29,8 @@ def attention(
     dtype = _compute_dtype(query)
     features = _features(query_attr, edge_attr, edge_type)
     out, out_attr = (_new_vectors(torch.empty, query, columns, dtype) for columns in (value, features))
-    weights = torch.zeros((query.shape[1], len(src)) if wants_weights else 0, dtype=dtype)
+    make = torch.empty if head_mask is None else torch.zeros  # edges that a head may not see are not visited
+    weights = make((query.shape[1], len(src)) if wants_weights else 0, dtype=dtype)
     lse = torch.empty(query.shape[:2], dtype=dtype)
     terms = _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id)
     settings = (
@@ -70,8 +71,11 @@ def attention_backward(
     work = 2 * num_edges * _work(query, key, value, edge_attr, edge_attr)
     stages, num_parts, packs = _backward_stages(ptr, sources, key, value, work)
 
+    all_visited = head_mask is None and not torch.isneginf(lse).any()
+
     def table(is_wanted):
-        return torch.zeros((num_heads, num_edges) if is_wanted else 0, dtype=dtype)
+        make = torch.empty if all_visited else torch.zeros
+        return make((num_heads, num_edges) if is_wanted else 0, dtype=dtype)
 
     wants_query, wants_key, wants_value, wants_query_attr, wants_edge_attr, wants_bias, wants_gate = wanted
     edge_slopes, edge_weights = table(wants_edge_attr), table(wants_edge_attr)
@@ -237,6 +241,26 @@ def logits_backward(
             (ptr, _array(source_order), _array(dst), *sizes, scale, query_array, grad, grad_key),
         )  # fmt: skip
     return _finish(grads, inputs, wanted)
+
+
+def head_products(x, matrices):
+    num_rows, num_heads, _ = x.shape
+    y = _new_vectors(torch.empty, x, matrices, x.dtype)
+    missing = (0, 0, 0, _width(x) - x.shape[2])  # rows of zeros for the lanes that x is padded by
+    num_threads = threads.available(num_rows * num_heads * _width(x) * _width(matrices))
+    cuts = threads.even_cuts(num_rows, min(num_threads, num_rows // kernels.GROUP))
+    sizes = num_heads, _width(x), _width(matrices)
+    threads.run(projection.project, cuts, (*sizes, *_vectors(x.dtype, x, pad(matrices, missing)), _array(y)))
+    return _trim(y, matrices, x.dtype)
+
+
+def summed_head_products(x, y):
+    num_rows, num_heads, width = x.shape
+    matrices = torch.zeros((num_heads, _width(x), _width(y)), dtype=x.dtype)
+    cuts = threads.even_cuts(num_heads, threads.available(num_rows * num_heads * _width(x) * _width(y)))
+    sizes = num_rows, num_heads, _width(x), _width(y)
+    threads.run(projection.sum_products, cuts, (*sizes, *_vectors(x.dtype, x, y), _array(matrices)))
+    return _trim(matrices[:, :width], y, x.dtype)
 
 
 def _compute_dtype(tensor):
