@@ -19,7 +19,7 @@ ROOMS = (
     "models", "data", "training", "viz", "integrations", "cli",
 )  # fmt: skip
 IMPLEMENTATIONS = ("graphattn", "ops", "_impl")
-OWNER = {"numba": "fused", "triton": "fused"}  # packages of kernels, and the implementation whose kernels they are
+OWNER = {"numba": "fused", "projection": "fused", "triton": "fused"}  # and the implementation that they serve
 PLAN_TYPES = {("plan", "Bucket"), ("plan", "Plan")}  # all that an implementation may know of a graph
 ANYWHERE = {"_version"}  # imports nothing, so importing it makes no cycle
 
