@@ -12,7 +12,15 @@ def expander(sizes: Sizes, degree: int, *, generator: torch.Generator) -> Attent
 
     E = {(j → i) : j = π_k(i) or i = π_k(j) for some k ≤ degree / 2} without self edges, each edge once, the π_k
     independent and uniform. The graph is symmetric, and in- and out-degree are at most `degree`: at most
-    Σ_g n_g · degree edges, about degree · (degree + 1) / 2 fewer in a large graph (the pairs that coincide).
+    Σ_g n_g · degree edges, about degree · (degree + 1) / 2 fewer in a large graph (the pairs that coincide). One draw
+    for six nodes, degree 2:
+
+        · ■ · ■ · ·
+        ■ · ■ · · ·
+        · ■ · ■ · ·
+        ■ · ■ · · ·
+        · · · · · ■
+        · · · · ■ ·
 
     Args:
         sizes: number of nodes, or int64 [num_graphs] for a batch.

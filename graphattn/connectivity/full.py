@@ -1,9 +1,8 @@
 """Full attention inside each graph, held as one block per graph."""
 
 import torch
-from torch import Tensor
 
-from graphattn.connectivity._nodes import nodes_of
+from graphattn.connectivity._nodes import two_sides
 from graphattn.graph import AttentionGraph, Sizes, bicliques
 
 
@@ -32,40 +31,20 @@ def full(sizes: Sizes, dst_sizes: Sizes | None = None) -> AttentionGraph:
     tensor([[1, 1, 1],
             [1, 1, 1]], dtype=torch.int32)
     """
-    src_nodes = nodes_of(sizes)
-    if dst_sizes is None:
-        dst_nodes, origin = src_nodes, f"full({src_nodes.label})"
-    else:
-        dst_nodes = nodes_of(dst_sizes, "dst_sizes")
-        origin = f"full({src_nodes.label}, dst_sizes={dst_nodes.label})"
-        if isinstance(sizes, Tensor) != isinstance(dst_sizes, Tensor):
-            raise TypeError(
-                f"sizes and dst_sizes must be two ints or two tensors, got {type(sizes).__name__} and "
-                f"{type(dst_sizes).__name__}. Give one entry per graph to both."
-            )
-        if src_nodes.num_graphs != dst_nodes.num_graphs:
-            raise ValueError(
-                f"sizes and dst_sizes must count the same graphs, got {src_nodes.num_graphs} and "
-                f"{dst_nodes.num_graphs}. Give an empty graph the size 0."
-            )
-        if src_nodes.device != dst_nodes.device:
-            raise ValueError(
-                f"sizes and dst_sizes must be on one device, got {src_nodes.device} and {dst_nodes.device}. "
-                "Call dst_sizes.to(sizes.device)."
-            )
+    sources, targets, label = two_sides(sizes, dst_sizes)
     blocks = bicliques(
-        dst_nodes.ptr,
-        torch.arange(dst_nodes.num_nodes, device=dst_nodes.device),
-        src_nodes.ptr,
-        torch.arange(src_nodes.num_nodes, device=src_nodes.device),
+        targets.ptr,
+        torch.arange(targets.num_nodes, device=targets.device),
+        sources.ptr,
+        torch.arange(sources.num_nodes, device=sources.device),
     )
     return AttentionGraph.trusted(
-        torch.empty(2, 0, dtype=torch.int64, device=src_nodes.device),
-        src_nodes.num_nodes,
-        dst_nodes.num_nodes,
+        torch.empty(2, 0, dtype=torch.int64, device=sources.device),
+        sources.num_nodes,
+        targets.num_nodes,
         blocks=blocks,
         kinds=("full",),
-        src_ptr=src_nodes.batch_ptr,
-        dst_ptr=dst_nodes.batch_ptr,
-        origin=origin,
+        src_ptr=sources.batch_ptr,
+        dst_ptr=targets.batch_ptr,
+        origin=f"full({label})",
     )

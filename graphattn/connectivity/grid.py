@@ -5,12 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from graphattn.connectivity._nodes import Nodes, check_count, nodes_of
-from graphattn.connectivity._ranges import edges_of_ranges
-from graphattn.graph import AttentionGraph, batch_of
+from graphattn.connectivity._axes import Shape, edges_of_boxes, per_axis, read_shape, shown_per_axis
+from graphattn.graph import AttentionGraph
 
 
-def grid(shape: Sequence[int] | Tensor, radius: int | Sequence[int] = 1) -> AttentionGraph:
+def grid(shape: Shape, radius: int | Sequence[int] = 1) -> AttentionGraph:
     r"""Connects each cell of a grid to the cells at most `radius` steps away along every axis, itself included.
 
     E = {(j → i) : |i_a − j_a| ≤ r_a for every axis a}, nodes numbered in row-major order (the last axis runs fastest).
@@ -45,74 +44,18 @@ def grid(shape: Sequence[int] | Tensor, radius: int | Sequence[int] = 1) -> Atte
     >>> grid(torch.tensor([[2, 2], [1, 3]])).src_ptr
     tensor([0, 4, 7])
     """
-    lengths, nodes, label = _read_shape(shape)
-    num_axes = lengths.shape[1]
-    radii = _read_radius(radius, num_axes)
-    batch = batch_of(nodes.ptr)
-    rest = torch.arange(nodes.num_nodes, device=nodes.device) - nodes.ptr[batch]
+    cells = read_shape(shape)
+    radii = per_axis(radius, "radius", cells.num_axes, 0, "Use 0 to stay in place along an axis.")
     first: list[Tensor] = []  # per axis, the first coordinate that each node reads [num_nodes]
     count: list[Tensor] = []  # and how many
-    for axis in reversed(range(num_axes)):
-        length = lengths[batch, axis]
-        above = torch.div(rest, length, rounding_mode="floor")
-        coordinate, rest = rest - above * length, above
-        reach = min(radii[axis], nodes.num_nodes)  # int64 cannot hold every int
-        first.insert(0, (coordinate - reach).clamp_(min=0))
-        count.insert(0, torch.minimum(coordinate + reach + 1, length) - first[0])
-    # Axis by axis, the coordinates read so far become one row-major number, as in Horner's scheme. Each step lists them
-    # in order, so that the edges are canonical; the last step makes all but a fraction of the entries.
-    src = torch.zeros(nodes.num_nodes, dtype=torch.int64, device=nodes.device)
-    dst = torch.arange(nodes.num_nodes, device=nodes.device)
-    for axis in range(num_axes):
-        src, row = edges_of_ranges(src * lengths[batch, axis][dst] + first[axis][dst], count[axis][dst])
-        dst = dst[row]
-    if nodes.num_graphs > 1:
-        src += nodes.ptr[batch][dst]
+    for coordinate, length, one in zip(*cells.coordinates(), radii):
+        reach = min(one, cells.nodes.num_nodes)  # int64 cannot hold every int
+        first.append((coordinate - reach).clamp_(min=0))
+        count.append(torch.minimum(coordinate + reach + 1, length) - first[-1])
     return AttentionGraph.trusted(
-        torch.stack([src, dst]),
-        nodes.num_nodes,
+        edges_of_boxes(cells, first, count, [1] * cells.num_axes),
+        cells.nodes.num_nodes,
         kinds=("grid",),
-        src_ptr=nodes.batch_ptr,
-        origin=f"grid({label}, radius={radii[0] if len(set(radii)) == 1 else radii})",
+        src_ptr=cells.nodes.batch_ptr,
+        origin=f"grid({cells.label}, radius={shown_per_axis(radii)})",
     )
-
-
-def _read_shape(shape: Sequence[int] | Tensor) -> tuple[Tensor, Nodes, str]:
-    """Returns the lengths [num_graphs, num_axes], the nodes they make, and how `origin` names them."""
-    if isinstance(shape, Tensor):
-        if shape.dtype != torch.int64:
-            raise TypeError(f"shape must have dtype torch.int64, got {shape.dtype}. Call shape.long() first.")
-        if shape.dim() != 2 or shape.shape[1] == 0:
-            raise ValueError(
-                f"shape must be a tensor [num_graphs, num_axes] with at least one axis, got {list(shape.shape)}. "
-                "Pass tuple(shape.tolist()) for a single grid."
-            )
-        if shape.numel() and int(shape.min()) < 0:
-            raise ValueError(
-                f"shape must not be negative, got {int(shape.min())}. An empty grid has an axis of length 0."
-            )
-        nodes = nodes_of(shape.prod(1))
-        return shape, nodes, nodes.label
-    if isinstance(shape, str) or not isinstance(shape, Sequence):
-        raise TypeError(
-            f"shape must be a tuple of ints or an int64 tensor [num_graphs, num_axes], got {type(shape).__name__}. "
-            "Pass (length,) for a grid of one axis."
-        )
-    if not len(shape):
-        raise ValueError("shape must have at least one axis, got (). Pass (length,) for a grid of one axis.")
-    for axis, length in enumerate(shape):
-        check_count(length, f"shape[{axis}]", 0, "An empty grid has an axis of length 0.")
-    lengths = torch.tensor([list(shape)], dtype=torch.int64)
-    return lengths, nodes_of(int(lengths.prod())), str(tuple(shape))
-
-
-def _read_radius(radius: int | Sequence[int], num_axes: int) -> tuple[int, ...]:
-    radii = tuple(radius) if isinstance(radius, Sequence) and not isinstance(radius, str) else (radius,) * num_axes
-    if len(radii) != num_axes:
-        raise ValueError(
-            f"radius must be an int or have one entry per axis, got {len(radii)} for {num_axes} axes. "
-            "Pass one int for the same radius everywhere."
-        )
-    for one in radii:
-        check_count(one, "radius", 0, "Use 0 to stay in place along an axis.")
-    return radii

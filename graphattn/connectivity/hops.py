@@ -3,22 +3,40 @@
 import torch
 from torch import Tensor
 
+from graphattn.connectivity._nodes import check_count
 from graphattn.graph import AttentionGraph, batch_of
 
 MAX_DENSE_PAIRS = 2**24  # nodes times the largest graph of a batch, up to which a table holds who is reached
 
 
 def hops(graph: AttentionGraph, num_hops: int) -> AttentionGraph:
-    """Lets each target read every node within `num_hops` steps along the edges of `graph`, itself included.
+    r"""Lets each target read every node within `num_hops` steps along the edges of `graph`, itself included.
 
-    Edges: {(j → i): distance(j, i) ≤ num_hops}, over directed paths of `graph`; kind "hop".
+    E = {(j → i) : distance(j, i) ≤ num_hops}, over directed paths of `graph`; as many edges as there are such pairs, at
+    most num_nodes · (1 + δ + … + δ^num_hops) where no node has more than δ incoming edges. A path of n nodes with edges
+    in both directions has those of a window, n(2k + 1) − k(k + 1) with k = min(num_hops, n − 1). Such a path of seven
+    nodes, two hops:
+
+        ■ ■ ■ · · · ·
+        ■ ■ ■ ■ · · ·
+        ■ ■ ■ ■ ■ · ·
+        · ■ ■ ■ ■ ■ ·
+        · · ■ ■ ■ ■ ■
+        · · · ■ ■ ■ ■
+        · · · · ■ ■ ■
 
     Args:
         graph: a square graph, such as the bonds of a batch of molecules.
         num_hops: number of steps, at least 0; 0 gives self edges alone.
 
+    Returns:
+        AttentionGraph of kind "hop", on the device of `graph`.
+
     Raises:
+        TypeError: if `num_hops` is no int.
         ValueError: if `graph` is rectangular or `num_hops` is negative.
+
+    Source: Nikolentzos et al. 2020 (k-hop Graph Neural Networks) for the neighbourhood.
 
     >>> chain = AttentionGraph(torch.tensor([[0, 1, 2], [1, 2, 3]]), num_src_nodes=4)
     >>> hops(chain, 2).to_mask().int()
@@ -63,8 +81,7 @@ def _reach(graph: AttentionGraph, num_hops: int) -> tuple[AttentionGraph, Tensor
             f"graph must be square to walk on, got {graph.num_src_nodes} sources and {graph.num_dst_nodes} targets. "
             "Hops need sources and targets to be the same nodes."
         )
-    if num_hops < 0:
-        raise ValueError(f"the number of hops must be at least 0, got {num_hops}. Use 0 for self edges alone.")
+    check_count(num_hops, "the number of hops", 0, "Use 0 for self edges alone.")
     longest = int(torch.diff(graph.src_ptr).max()) if graph.num_graphs else 0
     if graph.num_src_nodes * longest <= MAX_DENSE_PAIRS:
         return _reach_in_small_graphs(graph, longest, num_hops)
@@ -79,7 +96,7 @@ def _reach_in_small_graphs(graph: AttentionGraph, longest: int, num_hops: int) -
     reached = torch.zeros(graph.num_src_nodes, longest, device=graph.device)
     reached[nodes, nodes - start] = 1.0
     distance = torch.where(reached > 0, 0, num_hops + 1)
-    for step in range(1, num_hops + 1):
+    for step in range(1, min(num_hops, longest) + 1):  # a shortest way visits no node twice
         reached = torch.zeros_like(reached).index_add_(0, dst, reached[src]).clamp_(max=1.0)  # in exactly `step` steps
         distance = torch.where(reached > 0, distance.clamp(max=step), distance)
     near = distance <= num_hops

@@ -3,24 +3,34 @@
 import torch
 from torch import Tensor
 
-from graphattn.connectivity._nodes import check_count, check_generator, nodes_of
-from graphattn.graph import AttentionGraph, Sizes
+from graphattn.connectivity._nodes import check_count, check_generator, two_sides
+from graphattn.graph import AttentionGraph, Sizes, batch_of
 
 # Where fewer than DENSE · degree sources are to choose from, a target marks its choices in a bitmap over all of them:
 # one byte per pair, which is at most DENSE bytes per edge, as much as the int64 source of the edge.
 DENSE = 8
 
 
-def random_regular(sizes: Sizes, degree: int, *, generator: torch.Generator) -> AttentionGraph:
+def random_regular(
+    sizes: Sizes, degree: int, *, dst_sizes: Sizes | None = None, generator: torch.Generator
+) -> AttentionGraph:
     r"""Connects each target to min(degree, n) distinct sources of its graph, drawn uniformly without replacement.
 
-    E = {(j → i) : j ∈ S_i}, the S_i independent and uniform among the subsets of that size of the n nodes of i's graph;
-    the target itself is as likely as any other. Σ_g n_g · min(degree, n_g) edges. The graph is regular in in-degree;
-    the out-degree of a source is random, with the same mean.
+    E = {(j → i) : j ∈ S_i}, the S_i independent and uniform among the subsets of that size of the n sources of i's
+    graph; the target itself is as likely as any other. Σ_g n_g · min(degree, n_g) edges, or Σ_g m_g · min(degree, n_g)
+    for m targets. The graph is regular in in-degree; the out-degree of a source is random, with the same mean where
+    m = n. One draw for five tokens, degree 2:
+
+        · ■ · · ■
+        ■ · · ■ ·
+        · ■ ■ · ·
+        · ■ · · ■
+        ■ · ■ · ·
 
     Args:
-        sizes: number of nodes, or int64 [num_graphs] for a batch.
+        sizes: number of nodes, or int64 [num_graphs] for a batch; of sources where `dst_sizes` is given.
         degree: sources per target, at least 0; a graph with fewer nodes is connected in full.
+        dst_sizes: number of targets of cross attention, in the form of `sizes`.
         generator: source of randomness, on the device of `sizes`; the same state makes the same graph.
 
     Returns:
@@ -39,10 +49,10 @@ def random_regular(sizes: Sizes, degree: int, *, generator: torch.Generator) -> 
     """
     check_count(degree, "degree", 0, "Use 0 for a graph without edges.")
     check_generator(generator, sizes)
-    nodes = nodes_of(sizes, generator=generator)
-    start, stop = nodes.bounds()
-    size = stop - start
-    most = min(degree, nodes.num_nodes)  # int64 cannot hold every int
+    sources, targets, label = two_sides(sizes, dst_sizes, generator)
+    batch = batch_of(targets.ptr)
+    start, size = sources.ptr[batch], torch.diff(sources.ptr)[batch]
+    most = min(degree, sources.num_nodes)  # int64 cannot hold every int
     is_dense = size < DENSE * most
     count = torch.clamp(size, max=most)
     dst = torch.repeat_interleave(count)
@@ -51,10 +61,12 @@ def random_regular(sizes: Sizes, degree: int, *, generator: torch.Generator) -> 
     src[~is_dense[dst]] = _draw_distinct(size[~is_dense], most, generator).flatten()
     return AttentionGraph.trusted(
         torch.stack([src + start[dst], dst]),
-        nodes.num_nodes,
+        sources.num_nodes,
+        targets.num_nodes,
         kinds=("random",),
-        src_ptr=nodes.batch_ptr,
-        origin=f"random_regular({nodes.label}, degree={degree})",
+        src_ptr=sources.batch_ptr,
+        dst_ptr=targets.batch_ptr,
+        origin=f"random_regular({label}, degree={degree})",
     )
 
 

@@ -7,7 +7,34 @@ import pytest
 import torch
 from torch import Tensor
 
-from graphattn.connectivity import expander, full, global_tokens, grid, random_regular, sliding_window
+from graphattn.connectivity import (
+    axial,
+    bigbird,
+    block_diagonal,
+    chunked,
+    clusters,
+    curve_windows,
+    document,
+    expander,
+    fixed,
+    full,
+    global_tokens,
+    grid,
+    hops,
+    knn,
+    log_sparse,
+    longformer,
+    neighborhood,
+    per_head,
+    prefix_lm,
+    radius,
+    random_regular,
+    routing,
+    shifted_windows,
+    sliding_window,
+    strided,
+    tree,
+)
 from graphattn.graph import AttentionGraph, disjoint_union
 
 Builder = Callable[[int | Tensor], AttentionGraph]
@@ -17,27 +44,73 @@ def seeded(device: torch.device | str = "cpu") -> torch.Generator:
     return torch.Generator(device).manual_seed(7)
 
 
-def line(sizes: int | Tensor) -> AttentionGraph:
-    return grid(sizes[:, None] if isinstance(sizes, Tensor) else (sizes,), radius=2)
+def line(sizes: int | Tensor) -> tuple[int] | Tensor:
+    """The shape of grids of one axis."""
+    return sizes[:, None] if isinstance(sizes, Tensor) else (sizes,)
+
+
+def place(sizes: int | Tensor) -> Tensor:
+    """The position of each node in its graph."""
+    sizes = sizes if isinstance(sizes, Tensor) else torch.tensor([sizes])
+    first = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
+    return torch.arange(first.numel(), device=sizes.device) - first
+
+
+def batch_of(sizes: int | Tensor) -> Tensor | None:
+    return sizes if isinstance(sizes, Tensor) else None
 
 
 def device_of(sizes: int | Tensor) -> torch.device:
     return sizes.device if isinstance(sizes, Tensor) else torch.device("cpu")
 
 
-EXACT: dict[str, Builder] = {
+PLAIN: dict[str, Builder] = {  # which take the sizes as they are
     "full": full,
     "sliding_window": lambda sizes: sliding_window(sizes, radius=3),
+    "dilated": lambda sizes: sliding_window(sizes, radius=2, dilation=3),
     "global_tokens": lambda sizes: global_tokens(sizes, [0, -1]),
-    "grid": line,
+    "block_diagonal": lambda sizes: block_diagonal(sizes, 3),
+    "chunked": lambda sizes: chunked(sizes, 2, before=1),
+    "strided": lambda sizes: strided(sizes, 7),
+    "strided_heads": lambda sizes: strided(sizes, 7, num_heads=2),
+    "fixed": lambda sizes: fixed(sizes, 4, 2),
+    "fixed_heads": lambda sizes: fixed(sizes, 5, 2, num_heads=4),
+    "log_sparse": lambda sizes: log_sparse(sizes, radius=2, restart=11),
+    "longformer": lambda sizes: longformer(sizes, radius=2),
+    "prefix_lm": lambda sizes: prefix_lm(sizes, 0),
+    "per_head": lambda sizes: per_head([sliding_window(sizes, 1), block_diagonal(sizes, 4)]),
 }
+MADE: dict[str, Builder] = {  # which take other things that are made of them
+    "grid": lambda sizes: grid(line(sizes), radius=2),
+    "neighborhood": lambda sizes: neighborhood(line(sizes), kernel_size=1),
+    "shifted_windows": lambda sizes: shifted_windows(line(sizes), 4, 1),
+    "curve_windows": lambda sizes: curve_windows(line(sizes), 3),
+    "axial": lambda sizes: axial(line(sizes)),
+    "clusters": lambda sizes: clusters(sizes, place(sizes) % 3),
+    "routing": lambda sizes: routing(sizes, place(sizes) % 3, place(sizes) % 4),
+    "document": lambda sizes: document(ids=place(sizes) // 5, sizes=batch_of(sizes)),
+    "tree": lambda sizes: tree(torch.where(place(sizes) > 0, (place(sizes) - 1) // 2, -1), batch_of(sizes)),
+    "hops": lambda sizes: hops(sliding_window(sizes, 1), 2),
+    "knn": lambda sizes: knn(place(sizes)[:, None], 3, batch_of(sizes)),
+    "radius": lambda sizes: radius(place(sizes)[:, None], 2, batch_of(sizes)),
+}
+EXACT = PLAIN | MADE
 RANDOM: dict[str, Builder] = {
     "random_regular": lambda sizes: random_regular(sizes, 3, generator=seeded(device_of(sizes))),
     "expander": lambda sizes: expander(sizes, 4, generator=seeded(device_of(sizes))),
+    "bigbird": lambda sizes: bigbird(sizes, 1, 2, generator=seeded(device_of(sizes))),
 }
 BUILDERS = EXACT | RANDOM
-KINDS = {"full": "full", "sliding_window": "window", "global_tokens": "global", "grid": "grid",
-         "random_regular": "random", "expander": "expander"}  # fmt: skip
+KINDS = {
+    "full": ("full",), "sliding_window": ("window",), "dilated": ("window",), "global_tokens": ("global",),
+    "block_diagonal": ("block",), "chunked": ("chunk",), "strided": ("local", "stride"),
+    "strided_heads": ("local", "stride"), "fixed": ("summary", "local"), "fixed_heads": ("summary", "local"),
+    "log_sparse": ("log",), "longformer": ("window", "global"), "prefix_lm": ("prefix",),
+    "per_head": ("window", "block"), "grid": ("grid",), "neighborhood": ("neighborhood",), "shifted_windows": ("box",),
+    "curve_windows": ("curve",), "axial": ("axial",), "clusters": ("cluster",), "routing": ("routing",),
+    "document": ("document",), "tree": ("tree",), "hops": ("hop",), "knn": ("knn",), "radius": ("radius",),
+    "random_regular": ("random",), "expander": ("expander",), "bigbird": ("window", "global", "random"),
+}  # fmt: skip
 SIZES = torch.tensor([5, 0, 1, 31, 2, 0, 11])
 
 builders = pytest.mark.parametrize("name", BUILDERS)
@@ -49,9 +122,13 @@ def test_edges_are_canonical_and_carry_their_kind(name: str, sizes: int | Tensor
     graph = BUILDERS[name](sizes)
     assert graph.edge_index.dtype == torch.int64
     assert graph.num_edges > 0
-    assert AttentionGraph(graph.edge_index, graph.num_src_nodes) == graph  # the constructor checks what builders skip
-    assert graph.kinds == (KINDS[name],)
-    assert graph.edge_kind.unique().tolist() == [1]
+    checked = AttentionGraph(  # the constructor checks what builders skip
+        graph.edge_index, graph.num_src_nodes, src_ptr=graph.src_ptr, head_mask=graph.head_mask, blocks=graph.blocks
+    )
+    assert checked == graph
+    assert graph.kinds == KINDS[name]
+    assert int(graph.edge_kind.min()) >= 1  # some builder made each edge
+    assert all(bool((graph.edge_kind & (1 << bit)).any()) for bit in range(len(graph.kinds)))
 
 
 @builders
@@ -81,7 +158,7 @@ def test_a_batch_of_one_is_the_single_graph(name: str) -> None:
     assert single.num_graphs == batch.num_graphs == 1
 
 
-@builders
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name != "neighborhood"])  # here it has self edges alone
 def test_the_sum_of_the_sizes_makes_one_graph_that_does_not_join_their_batch(name: str) -> None:
     batch = sliding_window(SIZES, radius=1)
     assert (BUILDERS[name](SIZES) | batch).num_graphs == SIZES.numel()
@@ -103,10 +180,18 @@ def test_a_graph_of_one_node_has_its_self_edge_unless_it_is_an_expander(name: st
     assert BUILDERS[name](1).edge_index.T.tolist() == ([] if name == "expander" else [[0, 0]])
 
 
+ORIGINS = {
+    "dilated": "sliding_window(", "strided_heads": "strided(", "fixed_heads": "fixed(",
+    "longformer": "sliding_window(", "bigbird": "sliding_window(", "per_head": "per_head([sliding_window(",
+}  # fmt: skip
+
+
 @builders
 def test_repr_says_how_the_graph_was_made(name: str) -> None:
-    assert re.search(rf"AttentionGraph\({name}\(\(?13\b", repr(BUILDERS[name](13)))
-    assert f"AttentionGraph({name}(7 graphs" in repr(BUILDERS[name](SIZES))
+    origin = re.escape(ORIGINS.get(name, f"{name}("))
+    assert re.match(rf"AttentionGraph\({origin}\(?(ids of )?13\b", repr(BUILDERS[name](13)))
+    shown = {"document": "ids of 50 tokens, 7 rows", "hops": "50 nodes"}.get(name, "7 graphs")
+    assert re.match(rf"AttentionGraph\({origin}{shown}", repr(BUILDERS[name](SIZES)))
 
 
 @builders
@@ -121,11 +206,15 @@ def test_many_small_graphs_have_as_many_edges_as_one_times_their_number(name: st
     assert BUILDERS[name](torch.full((10_007,), 7)).num_edges == 10_007 * BUILDERS[name](7).num_edges
 
 
-@builders
+# of few nodes, or of as many edges as these settings ask for: a line is one axis, and a stride of 7 reads every 7th
+QUADRATIC = ("axial", "strided", "strided_heads", "fixed_heads")
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name not in QUADRATIC])
 def test_large_graphs_are_never_passed_through_all_pairs(name: str) -> None:
     graph = BUILDERS[name](200_003)  # all pairs would take 37 GiB of bool
     assert graph.num_src_nodes == 200_003
-    assert graph.explicit_edges.shape[1] <= 7 * 200_003
+    assert graph.explicit_edges.shape[1] <= 18 * 200_003
 
 
 @builders
@@ -148,7 +237,7 @@ def test_sizes_on_a_gpu_make_a_graph_on_that_gpu(name: str) -> None:
         assert graph.to("cpu") == EXACT[name](SIZES)
 
 
-@pytest.mark.parametrize("name", [name for name in BUILDERS if name != "grid"])
+@pytest.mark.parametrize("name", [*PLAIN, *RANDOM])
 @pytest.mark.parametrize(
     ("sizes", "error", "advice"),
     [

@@ -78,3 +78,36 @@ def test_indices_that_are_no_positions_are_refused_with_advice(
 ) -> None:
     with pytest.raises(error, match=re.escape(advice)):
         global_tokens(5, indices)
+
+
+@given(st.integers(1, 11), st.integers(1, 11), st.sets(st.integers(-1, 0)), st.sets(st.integers(-1, 0)))
+def test_in_cross_attention_sources_are_read_by_all_and_targets_read_all(
+    num_src: int, num_dst: int, indices: set[int], dst_indices: set[int]
+) -> None:
+    graph = global_tokens(num_src, list(indices), dst_sizes=num_dst, dst_indices=list(dst_indices))
+    expected = torch.zeros(num_dst, num_src, dtype=torch.bool)
+    expected[:, list(indices)] = True
+    expected[list(dst_indices)] = True
+    torch.testing.assert_close(graph.to_mask(), expected)
+    k, h = len({index % num_src for index in indices}), len({index % num_dst for index in dst_indices})
+    assert graph.num_edges == k * num_dst + h * num_src - k * h
+
+
+def test_a_batch_of_global_tokens_in_cross_attention_is_the_union_of_its_graphs() -> None:
+    sizes, dst_sizes = torch.tensor([5, 0, 3, 1]), torch.tensor([2, 4, 0, 3])
+    batch = global_tokens(sizes, [0], dst_sizes=dst_sizes, dst_indices=[-1])
+    pairs = zip(sizes.tolist(), dst_sizes.tolist())
+    assert batch == disjoint_union(
+        [global_tokens(n, [0] if n else [], dst_sizes=m, dst_indices=[-1] if m else []) for n, m in pairs]
+    )
+    assert batch.dst_ptr.tolist() == [0, 2, 6, 6, 9]
+    assert global_tokens(5, [0], dst_sizes=3).to_mask().sum(1).tolist() == [1, 1, 1]  # no target is global unless named
+
+
+def test_targets_that_do_not_fit_are_refused_with_advice() -> None:
+    with pytest.raises(ValueError, match="dst_indices must come with dst_sizes, got 1 alone"):
+        global_tokens(5, [0], dst_indices=[0])
+    with pytest.raises(
+        ValueError, match="dst_indices must lie inside every graph, got 3 for graph 0, which has 3 nodes"
+    ):
+        global_tokens(5, [0], dst_sizes=3, dst_indices=[3])

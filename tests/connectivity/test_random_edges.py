@@ -9,6 +9,7 @@ from scipy.stats import chisquare
 
 from graphattn.connectivity import full, random_regular
 from graphattn.connectivity.random_edges import DENSE
+from graphattn.graph import AttentionGraph
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -105,3 +106,14 @@ def test_out_degree_varies_around_the_same_mean() -> None:
 def test_a_wrong_degree_is_refused_with_advice(degree: int, error: type[Exception], advice: str) -> None:
     with pytest.raises(error, match=re.escape(advice)):
         random_regular(5, degree, generator=seeded())
+
+
+@pytest.mark.parametrize("degree", [0, 1, 3, 20])
+def test_targets_of_cross_attention_draw_from_the_sources_of_their_graph(degree: int) -> None:
+    sizes, dst_sizes = torch.tensor([5, 0, 41, 3]), torch.tensor([2, 4, 0, 7])
+    graph = random_regular(sizes, degree, dst_sizes=dst_sizes, generator=torch.Generator().manual_seed(0))
+    checked = AttentionGraph(graph.edge_index, 49, 13, src_ptr=graph.src_ptr, dst_ptr=graph.dst_ptr)
+    assert checked == graph
+    expected = torch.repeat_interleave(sizes.clamp(max=degree), dst_sizes)
+    torch.testing.assert_close(graph.edge_index[1].bincount(minlength=13), expected)
+    assert (graph.src_ptr.tolist(), graph.dst_ptr.tolist()) == ([0, 5, 5, 46, 49], [0, 2, 6, 6, 13])
