@@ -62,6 +62,7 @@ bench: $(INSTALLED)  ## Exactness against the specification, then times, into BE
 	@$(PY) benchmarks/weights.py --out benchmarks/results/weights.json
 	@$(PY) benchmarks/scaling.py --out benchmarks/results/scaling.json
 	@$(PY) benchmarks/grid.py --out benchmarks/results/grid.json
+	@$(PY) benchmarks/masks.py --out benchmarks/results/masks.json
 	@$(PY) benchmarks/training_step.py --out benchmarks/results/training_step.json
 	@$(PY) benchmarks/report.py
 

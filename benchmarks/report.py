@@ -173,6 +173,22 @@ def cold_start_table(rows: list[dict]) -> list[str]:
     return lines + [f"| {r['figure']} | {r['seconds']:.2f} ({r['spread'][0]:.2f}–{r['spread'][1]:.2f}) |" for r in rows]
 
 
+def masks_table(rows: list[dict]) -> list[str]:
+    """Explains and lists what benchmarks/masks.py measured."""
+    lines = [
+        "Median ms (minimum–maximum) and the resident memory that a call adds. BlockMasks first equal those of",
+        "create_block_mask, and operations those of dense masks, at a small size.",
+        "",
+        "| case | what | ms | bar | peak MiB | bar |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        bars = [f"≤ {row[f'bar_{unit}']:,g}" if row[f"bar_{unit}"] else "" for unit in ("ms", "mib")]
+        cells = [row["case"], row["what"], timed(row["ms"], row["spread"]), bars[0], f"{row['peak_mib']:,.0f}", bars[1]]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def exactness_table(rows: list[dict]) -> list[str]:
     """Explains and lists what benchmarks/exactness.py measured."""
     row = rows[0]
@@ -280,6 +296,7 @@ TABLES = {
     "cold_start": cold_start_table,
     "exactness": exactness_table,
     "grid": grid_table,
+    "masks": masks_table,
     "molecules": molecules_table,
     "molhiv": molhiv_table,
     "scaling": scaling_table,

@@ -4,6 +4,7 @@ from graphattn.graph import rules
 from graphattn.graph.algebra import disjoint_union
 from graphattn.graph.attention_graph import AttentionGraph
 from graphattn.graph.blocks import Blocks, bicliques
+from graphattn.graph.difference import diff
 from graphattn.graph.plan import Plan
 from graphattn.graph.ragged import Sizes, batch_of, node_ptr, ragged_range
 
@@ -14,6 +15,7 @@ __all__ = [
     "Sizes",
     "batch_of",
     "bicliques",
+    "diff",
     "disjoint_union",
     "node_ptr",
     "ragged_range",

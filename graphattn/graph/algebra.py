@@ -16,7 +16,7 @@ from graphattn.graph import pairs
 from graphattn.graph.blocks import Blocks, concatenate
 from graphattn.graph.kinds import join, rename_bits
 from graphattn.graph.provenance import grouped, shortened
-from graphattn.graph.ragged import ragged_range
+from graphattn.graph.ragged import batch_of, ragged_range
 from graphattn.graph.rules import Rule, is_causal
 from graphattn.graph.validate import (
     check_inside_graphs,
@@ -28,6 +28,8 @@ from graphattn.graph.validate import (
 
 if TYPE_CHECKING:
     from graphattn.graph.attention_graph import AttentionGraph
+
+PAIRS_AT_ONCE = 2**22  # of blocks, listed to ask a rule about them
 
 
 def union(left: AttentionGraph, right: AttentionGraph) -> AttentionGraph:
@@ -45,18 +47,36 @@ def set_operation(left: AttentionGraph, right: AttentionGraph, symbol: str) -> A
 
 
 def complement(graph: AttentionGraph) -> AttentionGraph:
-    """¬A inside each graph of a batch; pairs of two different graphs stay absent."""
-    num_src, num_dst = torch.diff(graph.src_ptr), torch.diff(graph.dst_ptr)
-    num_pairs = int((num_src * num_dst).sum())
+    """¬A inside each graph of a batch, head by head; pairs of two different graphs stay absent."""
+    of_target = batch_of(graph.dst_ptr)
+    width = torch.diff(graph.src_ptr)[of_target]  # sources that a target may read
+    num_pairs = int(width.sum())
     refuse_above_limit(num_pairs, "its complement", graph)
-    member, offset = ragged_range(num_src * num_dst)
-    width = num_src[member].clamp(min=1)
-    row = torch.div(offset, width, rounding_mode="floor")
-    everything = torch.stack([graph.src_ptr[member] + offset - row * width, graph.dst_ptr[member] + row])
-    listed = type(graph).trusted(
-        everything, graph.num_src_nodes, graph.num_dst_nodes, src_ptr=graph._src_ptr, dst_ptr=graph._dst_ptr
+    # a pair's place among all that lie inside graphs is its source plus what depends on its target alone
+    place = torch.cumsum(width, 0) - width - graph.src_ptr[of_target]
+    src, dst = graph.edge_index
+    is_left = torch.ones(num_pairs, dtype=torch.bool, device=graph.device)
+    is_left[src + place[dst]] = False
+    seen = graph.head_mask
+    if seen is not None:
+        by_some = ~seen.all(1)  # edges that stay, for the heads that did not see them
+        src, dst, seen = src[by_some], dst[by_some], seen[by_some]
+        is_left[src + place[dst]] = True
+    left = is_left.nonzero()[:, 0]
+    row = torch.searchsorted(torch.cumsum(width, 0), left, right=True)
+    head_mask = None
+    if seen is not None:
+        head_mask = torch.ones(left.numel(), seen.shape[1], dtype=torch.bool, device=graph.device)
+        head_mask[torch.searchsorted(left, src + place[dst])] = ~seen
+    return type(graph).trusted(
+        torch.stack([left.sub_(place[row]), row]),
+        graph.num_src_nodes,
+        graph.num_dst_nodes,
+        src_ptr=graph._src_ptr,
+        dst_ptr=graph._dst_ptr,
+        head_mask=head_mask,
+        origin=f"~{grouped(graph.origin, '~')}",
     )
-    return set_operation(listed, graph, "-").named(f"~{grouped(graph.origin, '~')}")
 
 
 def compose(left: AttentionGraph, right: AttentionGraph) -> AttentionGraph:
@@ -68,7 +88,9 @@ def compose(left: AttentionGraph, right: AttentionGraph) -> AttentionGraph:
         )
     check_one_device([left, right], "@")
     if left._head_mask is not None or right._head_mask is not None:
-        raise ValueError("left @ right is not defined for graphs with a head_mask. Compose one head's graph at a time.")
+        raise ValueError(
+            "left @ right is not defined for graphs with a head_mask. Compose graph.of_head(h) for each head."
+        )
     via, dst = left.edge_index
     target_ptr = right.enumerate().plan().target_ptr
     count = torch.diff(target_ptr)[via]
@@ -108,9 +130,39 @@ def transpose(graph: AttentionGraph) -> AttentionGraph:
 
 def keep(graph: AttentionGraph, rule: Rule) -> AttentionGraph:
     """A[i, j] ∧ rule(j, i)."""
-    keeps_blocks = rule is is_causal and graph.blocks is not None and graph.blocks.sources_ascend()
-    read = graph if keeps_blocks else graph.enumerate()
-    src, dst = read.explicit_edges
+    name = getattr(rule, "__name__", type(rule).__name__)
+    origin = f"{grouped(graph.origin, '.')}.keep({name})"
+    read = graph.enumerate() if "listed" in graph._cache else graph
+    kept = _asked(rule, read.explicit_edges)
+    beside = read._like(
+        read.explicit_edges[:, kept],
+        None,
+        None if read._edge_kind is None else read._edge_kind[kept],
+        origin,
+        None if read._head_mask is None else read._head_mask[kept],
+    )
+    if read.blocks is None:
+        return beside
+    if rule is is_causal and read.blocks.sources_ascend():
+        causal = read.blocks.keep_causal()
+        return beside._like(beside.explicit_edges, causal, beside._edge_kind, origin, beside._head_mask)
+    refuse_above_limit(graph.num_edges, "listing its blocks as edges", graph)
+    return with_edges(beside, *_kept_of_blocks(read.blocks, rule))
+
+
+def _kept_of_blocks(blocks: Blocks, rule: Rule) -> tuple[Tensor, Tensor]:
+    """The pairs of blocks that a rule keeps, and their kinds; asks about some rows at a time, to list few pairs."""
+    part = torch.div(torch.cumsum(blocks.prefix, 0) - 1, PAIRS_AT_ONCE, rounding_mode="floor")
+    found = []
+    for number in range(int(part[-1]) + 1):
+        edges, kind = blocks._replace(prefix=torch.where(part == number, blocks.prefix, 0)).enumerate()
+        kept = _asked(rule, edges)
+        found.append((edges[:, kept], kind[kept]))
+    return torch.cat([edges for edges, _ in found], 1), torch.cat([kind for _, kind in found])
+
+
+def _asked(rule: Rule, edges: Tensor) -> Tensor:
+    src, dst = edges
     kept = rule(src, dst)
     if not isinstance(kept, Tensor) or kept.dtype != torch.bool or kept.shape != src.shape:
         got = f"{kept.dtype} {list(kept.shape)}" if isinstance(kept, Tensor) else type(kept).__name__
@@ -118,14 +170,23 @@ def keep(graph: AttentionGraph, rule: Rule) -> AttentionGraph:
             f"rule must return a bool tensor of shape {list(src.shape)}, got {got}. "
             "A rule takes (src, dst) element by element and answers True to keep the edge."
         )
-    name = getattr(rule, "__name__", type(rule).__name__)
-    return read._like(
-        read.explicit_edges[:, kept],
-        read.blocks.keep_causal() if read.blocks is not None else None,
-        None if read._edge_kind is None else read._edge_kind[kept],
-        f"{grouped(graph.origin, '.')}.keep({name})",
-        None if read._head_mask is None else read._head_mask[kept],
-    )
+    return kept
+
+
+def with_edges(graph: AttentionGraph, edges: Tensor, kind: Tensor) -> AttentionGraph:
+    """Adds edges that a graph without blocks lacks, in any order, with their kinds; every head sees them."""
+    edges = torch.cat([graph.explicit_edges, edges], 1)
+    kind = torch.cat([graph._explicit_kind(), kind])
+    head_mask = graph._head_mask
+    if head_mask is not None:
+        num_new = kind.numel() - head_mask.shape[0]
+        head_mask = torch.cat([head_mask, head_mask.new_ones(num_new, head_mask.shape[1])])
+    keys = pairs.encode(edges, graph.num_src_nodes)
+    if bool((torch.diff(keys) <= 0).any()):
+        order = torch.argsort(keys)
+        edges, kind = edges[:, order], kind[order]
+        head_mask = None if head_mask is None else head_mask[order]
+    return graph._like(edges, None, kind if graph.kinds else None, graph.origin, head_mask)
 
 
 def keep_sources(graph: AttentionGraph, kept: Tensor) -> AttentionGraph:
@@ -143,6 +204,22 @@ def keep_sources(graph: AttentionGraph, kept: Tensor) -> AttentionGraph:
         None if graph._edge_kind is None else graph._edge_kind[stays],
         f"{grouped(graph.origin, '.')}.keep_sources({int(kept.sum())} of {graph.num_src_nodes})",
         None if graph._head_mask is None else graph._head_mask[stays],
+    )
+
+
+def of_head(graph: AttentionGraph, head: int) -> AttentionGraph:
+    """A of one head."""
+    if graph._head_mask is None:
+        return graph
+    num_heads = graph._head_mask.shape[1]
+    if isinstance(head, bool) or not isinstance(head, int) or not 0 <= head < num_heads:
+        raise ValueError(f"head must be an int in [0, {num_heads}), got {head!r}. The head_mask has {num_heads} heads.")
+    seen = graph._head_mask[:, head]
+    return graph._like(
+        graph.explicit_edges[:, seen],
+        graph.blocks,
+        None if graph._edge_kind is None else graph._edge_kind[seen],
+        f"{grouped(graph.origin, '.')}.of_head({head})",
     )
 
 
@@ -268,24 +345,21 @@ def _combine(
     left: AttentionGraph, right: AttentionGraph, symbol: str, src_ptr: Tensor | None, dst_ptr: Tensor | None
 ) -> AttentionGraph:
     """Set operation on graphs without blocks, in the batch that the offsets describe."""
-    left_keys, right_keys = left._keys(), right._keys()
-    head_mask = None
-    if left._head_mask is not None or right._head_mask is not None:
-        keys, head_mask = _combine_heads(left, right, pairs.merge(left_keys, right_keys), symbol)
-    elif symbol == "|":
-        keys = pairs.merge(left_keys, right_keys)
-    elif symbol == "&":
-        keys = left_keys[pairs.find(right_keys, left_keys) >= 0]
-    else:
-        keys = left_keys[pairs.find(right_keys, left_keys) < 0]
-        if symbol == "^":
-            keys = pairs.merge(keys, right_keys[pairs.find(left_keys, right_keys) < 0])
     kinds = left.kinds if symbol == "-" else join(left.kinds, right.kinds)
+    givers = [left] if symbol == "-" else [left, right]
+    # None where every edge has every kind
+    names = kinds if any(graph._edge_kind is not None or graph.kinds != kinds for graph in givers) else ()
+    has_heads = left._head_mask is not None or right._head_mask is not None
+    head_mask = None
+    if has_heads or symbol in "|^":
+        edges, edge_kind, head_mask = _among_both(left, right, symbol, names, has_heads)
+    else:
+        edges, edge_kind = _among_left(left, right, symbol, names)
     return type(left).trusted(
-        pairs.decode(keys, left.num_src_nodes),
+        edges,
         left.num_src_nodes,
         left.num_dst_nodes,
-        edge_kind=_combined_kind(keys, [left] if symbol == "-" else [left, right], kinds),
+        edge_kind=edge_kind,
         kinds=kinds,
         src_ptr=src_ptr,
         dst_ptr=dst_ptr,
@@ -294,42 +368,66 @@ def _combine(
     )
 
 
-def _combine_heads(left: AttentionGraph, right: AttentionGraph, keys: Tensor, symbol: str) -> tuple[Tensor, Tensor]:
-    """Set operation edge by edge and head by head; edges that no head sees are dropped."""
-    masks = []
-    num_heads = next(mask.shape[1] for mask in (left._head_mask, right._head_mask) if mask is not None)
-    for graph in (left, right):
-        position = pairs.find(graph._keys(), keys)
-        mask = graph._head_mask
-        if mask is None:
-            masks.append((position >= 0)[:, None].expand(-1, num_heads))
-        elif mask.shape[1] != num_heads:
-            raise ValueError(
-                f"the two graphs differ in the heads of their head_mask, {num_heads} and {mask.shape[1]}. "
-                "Use the same num_heads in both."
-            )
-        elif not mask.shape[0]:
-            masks.append(mask.new_zeros(keys.numel(), num_heads))
-        else:
-            masks.append(mask[position.clamp(min=0)] & (position >= 0)[:, None])
-    a, b = masks
-    combined = {"|": a | b, "&": a & b, "-": a & ~b, "^": a ^ b}[symbol]
-    seen = combined.any(1)
-    return keys[seen], combined[seen]
+def _among_left(
+    left: AttentionGraph, right: AttentionGraph, symbol: str, names: tuple[str, ...]
+) -> tuple[Tensor, Tensor | None]:
+    """Edges and kinds of `&` or `-`: some of the left graph's."""
+    place, is_held = pairs.locate(left._keys(), right._keys())
+    if symbol == "&":
+        picked = place[is_held]
+    else:
+        stays = torch.ones_like(left._keys(), dtype=torch.bool)
+        stays[place[is_held]] = False
+        picked = stays.nonzero()[:, 0]
+    edges = left.explicit_edges[:, picked]
+    if not names:
+        return edges, None
+    edge_kind = rename_bits(left._explicit_kind(), left.kinds, names)[picked]
+    if symbol == "&":
+        edge_kind |= rename_bits(right._explicit_kind(), right.kinds, names)[is_held]
+    return edges, edge_kind
 
 
-def _combined_kind(keys: Tensor, graphs: list[AttentionGraph], kinds: tuple[str, ...]) -> Tensor | None:
-    """ORs the kinds that each graph gives an edge; None where every edge has every kind."""
-    if not kinds or all(graph._edge_kind is None and graph.kinds == kinds for graph in graphs):
-        return None
-    combined = torch.zeros(keys.numel(), dtype=torch.int16, device=keys.device)
-    for graph in graphs:
-        if not graph.num_edges:
-            continue
-        position = pairs.find(graph._keys(), keys)
-        bits = rename_bits(graph._explicit_kind(), graph.kinds, kinds)[position.clamp(min=0)]
-        combined |= torch.where(position >= 0, bits, 0).to(torch.int16)
-    return combined
+def _among_both(
+    left: AttentionGraph, right: AttentionGraph, symbol: str, names: tuple[str, ...], has_heads: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Edges, kinds and heads of any operation: the union, of which those that some head sees are kept."""
+    num_edges, of_left, of_right = pairs.unite(left._keys(), right._keys())
+    edges = left.explicit_edges.new_empty(2, num_edges)
+    edges[:, of_left], edges[:, of_right] = left.explicit_edges, right.explicit_edges
+    edge_kind = head_mask = None
+    if names:
+        edge_kind = torch.zeros(num_edges, dtype=torch.int16, device=edges.device)
+        edge_kind[of_left] = rename_bits(left._explicit_kind(), left.kinds, names)
+        if symbol != "-":
+            edge_kind[of_right] |= rename_bits(right._explicit_kind(), right.kinds, names)
+    if has_heads:
+        num_heads = _common_heads(left, right)
+        a, b = (torch.zeros(num_edges, num_heads, dtype=torch.bool, device=edges.device) for _ in range(2))
+        a[of_left], b[of_right] = _heads(left, num_heads), _heads(right, num_heads)
+        head_mask = {"|": a | b, "&": a & b, "-": a & ~b, "^": a ^ b}[symbol]
+        kept = head_mask.any(1)
+    elif symbol == "^":
+        in_left, in_right = (torch.zeros(num_edges, dtype=torch.bool, device=edges.device) for _ in range(2))
+        in_left[of_left], in_right[of_right] = True, True
+        kept = in_left ^ in_right
+    else:
+        return edges, edge_kind, None
+    return (
+        edges[:, kept],
+        None if edge_kind is None else edge_kind[kept],
+        None if head_mask is None else head_mask[kept],
+    )
+
+
+def _common_heads(left: AttentionGraph, right: AttentionGraph) -> int:
+    num_heads = [graph._head_mask.shape[1] for graph in (left, right) if graph._head_mask is not None]
+    if num_heads[0] != num_heads[-1]:
+        raise ValueError(
+            f"the two graphs differ in the heads of their head_mask, {num_heads[0]} and {num_heads[-1]}. "
+            "Use the same num_heads in both."
+        )
+    return num_heads[0]
 
 
 def _kinds_of_blocks(graph: AttentionGraph, kinds: tuple[str, ...]) -> Blocks:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from graphattn.graph import algebra, convert, pairs
+from graphattn.graph import algebra, pairs
 from graphattn.graph.blocks import Blocks, checked_blocks
+from graphattn.graph.convert import bsr, files, flex, hugging_face, masks, networkx, pyg, sparse, xformers
+from graphattn.graph.describe import Description, describe
+from graphattn.graph.difference import Difference, diff
 from graphattn.graph.kinds import all_bits, check_edge_kind, check_kinds
 from graphattn.graph.listing import add_blocks, list_blocks
 from graphattn.graph.plan import Plan, make_plan
 from graphattn.graph.provenance import shortened
+from graphattn.graph.raster import raster
+from graphattn.graph.reorder import Reordering, reorder
 from graphattn.graph.rules import Rule
 from graphattn.graph.summary import summarize
 from graphattn.graph.validate import (
@@ -28,10 +32,6 @@ from graphattn.graph.validate import (
     checked_edges,
     checked_ptrs,
 )
-
-if TYPE_CHECKING:
-    from torch_geometric import EdgeIndex
-    from torch_geometric.data import Data
 
 # With the plan, sources that nobody reads are left out of a second one, for layers to project the others only, where
 # less than this share is read.
@@ -198,7 +198,7 @@ class AttentionGraph:
         >>> order, graph.edge_index.tolist()
         (tensor([1, 0]), [[0, 1], [0, 1]])
         """
-        return convert.from_edge_index(cls, edge_index, num_nodes, duplicates, kinds)
+        return pyg.from_edge_index(cls, edge_index, num_nodes, duplicates, kinds)
 
     @property
     def num_edges(self) -> int:
@@ -409,6 +409,16 @@ class AttentionGraph:
         """
         return algebra.keep_sources(self, kept)
 
+    def of_head(self, head: int) -> AttentionGraph:
+        """Returns the graph that one head sees, without a head_mask; blocks, which all heads see, stay blocks.
+
+        >>> heads = torch.tensor([[True, False], [True, True]])
+        >>> graph = AttentionGraph(torch.tensor([[0, 1], [0, 0]]), num_src_nodes=2, head_mask=heads)
+        >>> graph.of_head(1).edge_index.tolist()
+        [[1], [0]]
+        """
+        return algebra.of_head(self, head)
+
     def compact_sources(self) -> tuple[AttentionGraph, Tensor]:
         """Renumbers to the sources that some target reads, so that only those are projected.
 
@@ -433,6 +443,29 @@ class AttentionGraph:
             ValueError: if an order is no permutation, or moves a node to another graph of the batch.
         """
         return algebra.permute(self, order, dst_order)
+
+    def reorder(
+        self,
+        method: str,
+        *,
+        shape: Sequence[int] | Tensor | None = None,
+        positions: Tensor | None = None,
+        block_size: int = 128,
+    ) -> Reordering:
+        """Reorders the nodes of each graph so that edges fill fewer tiles; returns the order, the graph and the counts.
+
+        Args:
+            method: "rcm", "degree", or along a curve, "morton" or "hilbert".
+            shape: for a curve, the lengths of a grid whose cells are the nodes in row-major order.
+            positions: for a curve instead, [num_nodes, num_axes].
+            block_size: side of the tiles that are counted.
+
+        >>> far = AttentionGraph(torch.tensor([[0, 3, 1, 2, 1, 2, 0, 3], [0, 0, 1, 1, 2, 2, 3, 3]]), num_src_nodes=4)
+        >>> found = far.reorder("rcm", block_size=2)
+        >>> found.num_blocks_before, found.num_blocks_after, found.graph.num_edges
+        (4, 2, 8)
+        """
+        return reorder(self, method, shape=shape, positions=positions, block_size=block_size)
 
     def plan(self) -> Plan:
         """Returns the tensors that kernels read (CSR, CSC, buckets of blocks), made once and kept.
@@ -494,59 +527,48 @@ class AttentionGraph:
         )
         return graph
 
-    def to_mask(self) -> Tensor:
-        """Returns bool [num_dst_nodes, num_src_nodes] (or [num_heads, ...] with a head_mask), True = attend."""
-        return convert.to_mask(self)
+    # Conversions: a function of graphattn.graph.convert takes the graph, or the class to make, as its first argument.
+    to_mask, from_mask = masks.to_mask, classmethod(masks.from_mask)
+    to_mha_mask, from_mha_mask = masks.to_mha_mask, classmethod(masks.from_mha_mask)
+    to_additive_mask, from_additive_mask = masks.to_additive_mask, classmethod(masks.from_additive_mask)
+    to_hf_mask, from_hf_mask = hugging_face.to_hf_mask, classmethod(hugging_face.from_hf_mask)
+    to_block_mask, from_block_mask = flex.to_block_mask, classmethod(flex.from_block_mask)
+    to_mask_mod, from_mask_mod = flex.to_mask_mod, classmethod(flex.from_mask_mod)
+    to_xformers, from_xformers = xformers.to_xformers, classmethod(xformers.from_xformers)
+    to_bsr, from_bsr = bsr.to_bsr, classmethod(bsr.from_bsr)
+    to_scipy, from_scipy = sparse.to_scipy, classmethod(sparse.from_scipy)
+    to_sparse_csr, from_sparse_csr = sparse.to_sparse_csr, classmethod(sparse.from_sparse_csr)
+    to_networkx, from_networkx = networkx.to_networkx, classmethod(networkx.from_networkx)
+    to_data, from_data = pyg.to_data, classmethod(pyg.from_data)
+    to_edge_index = pyg.to_edge_index
+    save, load = files.save, classmethod(files.load)
 
-    @classmethod
-    def from_mask(cls, mask: Tensor) -> AttentionGraph:
-        """Makes a graph from bool [num_dst_nodes, num_src_nodes] (or [num_heads, ...]), True = attend."""
-        return convert.from_mask(cls, mask)
+    def describe(self) -> Description:
+        """Returns degrees, components, hops until cover, padding waste and cost; `print` it, or read its fields.
 
-    def to_mha_mask(self) -> Tensor:
-        """Returns the mask of `torch.nn.MultiheadAttention`, bool [num_dst_nodes, num_src_nodes], True = blocked."""
-        return ~self.to_mask()
-
-    @classmethod
-    def from_mha_mask(cls, mask: Tensor) -> AttentionGraph:
-        """Makes a graph from a mask of `torch.nn.MultiheadAttention`, True = blocked."""
-        return cls.from_mask(~convert.checked_mask(mask))
-
-    def to_edge_index(self) -> EdgeIndex:
-        """Returns a PyG `EdgeIndex`, sorted by column (the target), with its pointers filled in."""
-        return convert.to_edge_index(self)
-
-    def to_data(self, **fields: Any) -> Data:
-        """Returns PyG `Data` of a square graph: edge_index, num_nodes, edge_kind, kinds; in a batch, ptr and batch."""
-        return convert.to_data(self, **fields)
-
-    @classmethod
-    def from_data(cls, data: Data, kind: str = "bond") -> tuple[AttentionGraph, Tensor]:
-        """Makes a graph from PyG `Data` or `Batch`; `data.edge_attr[order]` puts features into its order.
-
-        Args:
-            data: needs `edge_index`; the `kinds` and `edge_kind` that `to_data` wrote are read back.
-            kind: what to call the edges of data without `kinds`.
-
-        Returns:
-            graph: the AttentionGraph, a batch where `data` has `ptr` or `batch`.
-            order: int64 [num_edges], as `from_edge_index` returns it.
+        >>> graph = AttentionGraph(torch.tensor([[0, 0, 1], [0, 1, 1]]), num_src_nodes=2)
+        >>> graph.describe().in_degrees.max, graph.describe().num_components
+        (2, 1)
         """
-        return convert.from_data(cls, data, kind)
+        return describe(self)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the graph to a safetensors file: tensors as they are, blocks unlisted, names in the header."""
-        convert.save(self, path)
+    def diff(self, other: AttentionGraph) -> Difference:
+        """Compares with another graph over the same nodes: what only this one has, only the other, and both.
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> AttentionGraph:
-        """Reads a graph written by `save`.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is not such a file, or a damaged one.
+        >>> one = AttentionGraph(torch.tensor([[0, 1], [0, 0]]), num_src_nodes=2)
+        >>> one.diff(one).is_same, one.diff(one.T).only_right.edge_index.tolist()
+        (True, [[0], [1]])
         """
-        return convert.load(cls, path)
+        return diff(self, other)
+
+    def raster(self, width: int = 64) -> str:
+        """Returns the matrix as text, pair by pair where it fits into `width` characters, else in shaded cells.
+
+        >>> print(AttentionGraph(torch.tensor([[0, 0, 1], [0, 1, 1]]), num_src_nodes=2).raster())
+        ■ ·
+        ■ ■
+        """
+        return raster(self, width)
 
     def __eq__(self, other: object) -> bool:
         """Same sizes, same edges, same heads; kinds, batch offsets, provenance, blocks and device do not count."""

@@ -129,12 +129,14 @@ class Blocks(NamedTuple):
         """Renames nodes: source s becomes src_map[s], target t becomes dst_map[t]."""
         return self._replace(src=src_map[self.src], dst=dst_map[self.dst]).in_order()
 
-    def readers(self) -> Tensor:
-        """Returns how many targets of its block read each source, [num_block_sources]."""
-        start = self.src_ptr[self.of_target()]
+    def readers(self, among: Tensor | None = None) -> Tensor:
+        """Returns how many targets of its block, those marked in `among` if given, read each source."""
+        start, prefix = self.src_ptr[self.of_target()], self.prefix
+        if among is not None:
+            start, prefix = start[among], prefix[among]
         change = torch.zeros(self.src.numel() + 1, dtype=torch.int64, device=self.src.device)
         change.index_add_(0, start, torch.ones_like(start))
-        change.index_add_(0, start + self.prefix, -torch.ones_like(start))
+        change.index_add_(0, start + prefix, -torch.ones_like(start))
         return torch.cumsum(change, 0)[:-1]
 
     def spanning_pairs(self) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from graphattn.graph import pairs
-from graphattn.graph.algebra import union
+from graphattn.graph.algebra import union, with_edges
 from graphattn.graph.blocks import Blocks
 from graphattn.graph.kinds import gather_bits
 from graphattn.graph.validate import refuse_above_limit
@@ -21,19 +21,7 @@ def list_blocks(graph: AttentionGraph) -> AttentionGraph:
     if graph.blocks is None:
         return graph
     refuse_above_limit(graph.num_edges, "listing its blocks as edges", graph)
-    edges, kind = graph.blocks.enumerate()
-    edges = torch.cat([graph.explicit_edges, edges], 1)
-    kind = torch.cat([graph._explicit_kind(), kind])
-    head_mask = graph._head_mask
-    if head_mask is not None:
-        num_new = kind.numel() - head_mask.shape[0]
-        head_mask = torch.cat([head_mask, head_mask.new_ones(num_new, head_mask.shape[1])])
-    keys = pairs.encode(edges, graph.num_src_nodes)
-    if bool((torch.diff(keys) <= 0).any()):
-        order = torch.argsort(keys)
-        edges, kind = edges[:, order], kind[order]
-        head_mask = None if head_mask is None else head_mask[order]
-    return graph._like(edges, None, kind if graph.kinds else None, graph.origin, head_mask)
+    return with_edges(graph, *graph.blocks.enumerate())
 
 
 def add_blocks(graph: AttentionGraph, blocks: Blocks) -> AttentionGraph:

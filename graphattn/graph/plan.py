@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graph.blocks import Blocks
-from graphattn.graph.ragged import ragged_range
+from graphattn.graph.ragged import ragged_range, running_range
 
 # A bucket takes another size of block while padded pairs stay within this share above real ones.
 MAX_PADDING_WASTE = 0.15
@@ -170,10 +170,7 @@ def _num_ranged(plan: Plan) -> int:
         dst, src, prefix, table = plan.groups
         num_targets, num_sources = (torch.repeat_interleave(table[:, size], table[:, 0]) for size in (1, 2))
         start = torch.repeat_interleave(torch.cumsum(num_sources, 0) - num_sources, num_targets)
-        owner = torch.repeat_interleave(num_sources) * plan.source_ptr.numel()
-        # the owner's number lifts each block above those before it, so that a running maximum starts anew there
-        largest = torch.cummax(owner + src, 0).values - owner
-        least = owner - torch.cummax(owner - src, 0).values
+        least, largest = running_range(src, torch.repeat_interleave(num_sources))
         reads = prefix > 0
         last_read = (start + prefix - 1)[reads]
         low, high = low.where(degree > 0, torch.iinfo(torch.int64).max), high.where(degree > 0, -1)

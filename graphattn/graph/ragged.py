@@ -76,3 +76,20 @@ def ragged_range(counts: Tensor) -> tuple[Tensor, Tensor]:
     group = torch.repeat_interleave(counts)
     start = torch.cumsum(counts, 0) - counts
     return group, torch.arange(group.numel(), device=counts.device) - start[group]
+
+
+def running_range(values: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the least and the largest value so far in each group, both [num_values].
+
+    Args:
+        values: int64 [num_values], at least 0.
+        group: int64 [num_values], ascending.
+
+    >>> running_range(torch.tensor([3, 1, 4, 2]), torch.tensor([0, 0, 1, 1]))
+    (tensor([3, 1, 4, 2]), tensor([3, 3, 4, 4]))
+    """
+    if not values.numel():
+        return values, values
+    # its number lifts each group above those before it, so that a running maximum starts anew there
+    lift = group * (int(values.max()) + 1)
+    return lift - torch.cummax(lift - values, 0).values, torch.cummax(lift + values, 0).values - lift

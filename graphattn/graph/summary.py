@@ -25,6 +25,26 @@ def density(graph: AttentionGraph) -> float:
     return graph.num_edges / num_pairs if num_pairs else 0.0
 
 
+def edges_of_kinds(graph: AttentionGraph) -> dict[str, int]:
+    """Counts the edges of each kind, in the order of `graph.kinds`; an edge of several kinds counts in each."""
+    edge_kind, blocks = graph._explicit_kind(), graph.blocks
+    counts = {kind: int(((edge_kind >> bit) & 1).sum()) for bit, kind in enumerate(graph.kinds)}
+    if blocks is not None:
+        of_row = blocks.kind[blocks.of_target()]
+        for bit, kind in enumerate(graph.kinds):
+            counts[kind] += int((blocks.prefix * ((of_row >> bit) & 1)).sum())
+    return counts
+
+
+def plural(count: int, noun: str) -> str:
+    """Writes a count and what is counted.
+
+    >>> plural(1, "edge"), plural(1200, "edge")
+    ('1 edge', '1,200 edges')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def summarize(graph: AttentionGraph) -> str:
     """Returns nodes, edges, density, in-degrees, empty rows and kinds as text."""
     degree = in_degrees(graph)

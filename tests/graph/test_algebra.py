@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from graphattn.graph import AttentionGraph, bicliques, disjoint_union
+from graphattn.graph import AttentionGraph, algebra, bicliques, disjoint_union
 from graphattn.graph.rules import is_causal, same_document, within
 from tests.strategies import (
     block_graphs,
@@ -151,6 +151,36 @@ def test_keep_filters_the_matrix(name: str, graph: AttentionGraph) -> None:
     of_graph = kinds_at(graph)
     assert kinds_at(kept) == {cell: of_graph[cell] for cell in kinds_at(kept)}
     assert_close((kept.src_ptr, kept.dst_ptr), (graph.src_ptr, graph.dst_ptr))
+
+
+@given(mixed_graphs() | head_graphs())
+def test_a_rule_is_asked_about_blocks_a_few_rows_at_a_time(graph: AttentionGraph) -> None:
+    asked: list[int] = []
+
+    def odd(src: Tensor, dst: Tensor) -> Tensor:
+        asked.append(src.numel())
+        return (src + dst) % 2 == 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(algebra, "PAIRS_AT_ONCE", 4)
+        kept = graph.keep(odd)
+    assert "listed" not in graph._cache
+    i, j = torch.arange(graph.num_dst_nodes)[:, None], torch.arange(graph.num_src_nodes)
+    assert_close(dense(kept), dense(graph) & ((i + j) % 2 == 1))
+    assert sum(asked) == graph.num_edges
+    assert max(asked[1:], default=0) < 4 + graph.num_src_nodes
+
+
+@given(graphs())
+def test_of_head_is_the_matrix_of_one_head(graph: AttentionGraph) -> None:
+    if graph.head_mask is None:
+        assert graph.of_head(0) is graph
+        return
+    for head in range(graph.head_mask.shape[1]):
+        one = graph.of_head(head)
+        assert_close(dense(one), dense(graph)[head])
+        assert (one.blocks is None) == (graph.blocks is None)
+        assert kinds_at(one) == {cell: kinds_at(graph)[cell] for cell in kinds_at(one)}
 
 
 @given(st.data(), graphs())
@@ -339,11 +369,16 @@ MISTAKES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         "right.num_dst_nodes, got 5 and 4. The sour",
     ),
-    "@ heads": (lambda: HEADS[0] @ HERE, ValueError, "not defined for graphs with a head_mask. Compose one head"),
+    "@ heads": (lambda: HEADS[0] @ HERE, ValueError, "not defined for graphs with a head_mask. Compose graph.of_head"),
     "disjoint_union of nothing": (
         lambda: disjoint_union([]),
         ValueError,
         "at least one graph, got none. Pass a non-empty",
+    ),
+    "a head too many": (
+        lambda: HEADS[0].of_head(2),
+        ValueError,
+        r"head must be an int in \[0, 2\), got 2. The head_mask",
     ),
     "| number": (lambda: HERE | 3, TypeError, "unsupported operand"),
     "rule that returns numbers": (

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from graphattn.graph.pairs import decode, encode, find, merge
+from graphattn.graph.pairs import decode, encode, find, locate, unite
 
 NUM_SRC = 7
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, NUM_SRC - 1)), unique=True).map(sorted)
@@ -28,8 +28,19 @@ def test_find_gives_positions_and_minus_one_for_absent_keys(held: list, wanted: 
 
 
 @given(PAIRS, PAIRS)
-def test_merge_is_the_union_in_order(left: list, right: list) -> None:
-    assert merge(keys(left), keys(right)).tolist() == keys(sorted({*left, *right})).tolist()
+def test_unite_gives_each_key_its_place_in_the_sorted_union(left: list, right: list) -> None:
+    union = sorted({*left, *right})
+    num_keys, of_left, of_right = unite(keys(left), keys(right))
+    assert num_keys == len(union)
+    assert of_left.tolist() == [union.index(pair) for pair in left]
+    assert of_right.tolist() == [union.index(pair) for pair in right]
+
+
+@given(PAIRS, PAIRS)
+def test_locate_counts_the_smaller_keys_and_knows_which_are_held(left: list, right: list) -> None:
+    place, is_held = locate(keys(left), keys(right))
+    assert place.tolist() == [sum(held < pair for held in left) for pair in right]
+    assert is_held.tolist() == [pair in left for pair in right]
 
 
 def test_no_sources_have_no_pairs() -> None:

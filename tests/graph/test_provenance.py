@@ -75,6 +75,24 @@ def test_a_rule_is_written_by_its_name() -> None:
         assert SQUARE.keep(rule).origin == f"1 edges.keep({name})"
 
 
+def test_conversions_and_heads_are_written_as_one_would_type_them() -> None:
+    mask = torch.ones(2, 3, 3, dtype=torch.bool)
+    heads = AttentionGraph.from_mask(mask)
+    assert (heads | heads).of_head(1).origin == "(from_mask(2 × 3 × 3) | from_mask(2 × 3 × 3)).of_head(1)"
+    one = heads.of_head(0)
+    assert AttentionGraph.from_hf_mask(one.to_hf_mask()).origin == "from_hf_mask(1 × 1 × 3 × 3)"
+    assert AttentionGraph.from_scipy(one.to_scipy()).origin == "from_scipy(3 × 3)"
+    assert AttentionGraph.from_sparse_csr(heads.to_sparse_csr()).origin == "from_sparse_csr(3 × 3 × 2)"
+    assert AttentionGraph.from_block_mask(one.to_block_mask(2)).origin == "from_block_mask(3 × 3 in 2 × 2)"
+    assert AttentionGraph.from_mask_mod(is_causal_mod, 3).origin == "from_mask_mod(is_causal_mod)"
+    assert AttentionGraph.from_networkx(one.to_networkx()).origin == "from_networkx(3 nodes, 9 edges)"
+    assert AttentionGraph.from_xformers([2, 1]).origin == "from_xformers(2 blocks)"
+
+
+def is_causal_mod(b: torch.Tensor, h: torch.Tensor, q_idx: torch.Tensor, kv_idx: torch.Tensor) -> torch.Tensor:
+    return q_idx >= kv_idx
+
+
 def test_a_long_expression_is_cut_in_the_middle() -> None:
     long = "window(1) | " * 1000 + "bonds"
     assert len(repr(AttentionGraph.trusted(None, 1, origin=long))) < 300

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphattn.graph.ragged import batch_of, check_ptr, node_ptr, ragged_range
+from graphattn.graph.ragged import batch_of, check_ptr, node_ptr, ragged_range, running_range
 
 SIZES = st.lists(st.integers(0, 5))
 
@@ -54,3 +54,12 @@ def test_a_wrong_size_is_answered_with_what_to_pass(sizes: object, error: type[E
 def test_offsets_must_rise_from_zero_to_the_total(ptr: list[int]) -> None:
     with pytest.raises(ValueError, match=r"ptr must .*(Use the cumulative sum of the sizes|Pass offsets, 0 first)"):
         check_ptr(torch.tensor(ptr, dtype=torch.int64), 4, "ptr")
+
+
+@given(st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=5))
+def test_a_running_range_starts_anew_in_each_group(groups: list[list[int]]) -> None:
+    values = torch.tensor([value for group in groups for value in group], dtype=torch.int64)
+    group = torch.tensor([number for number, group in enumerate(groups) for _ in group], dtype=torch.int64)
+    least, largest = running_range(values, group)
+    assert least.tolist() == [min(group[: k + 1]) for group in groups for k in range(len(group))]
+    assert largest.tolist() == [max(group[: k + 1]) for group in groups for k in range(len(group))]

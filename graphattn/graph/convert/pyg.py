@@ -1,9 +1,7 @@
-"""Conversions between a graph and masks, PyG objects and files. Polarity is in the name; PyG is imported on use."""
+"""PyTorch Geometric: `EdgeIndex`, edges in any order, `Data` and `Batch`."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +9,6 @@ import torch
 from torch import Tensor
 
 from graphattn.graph import pairs
-from graphattn.graph.blocks import Blocks
 from graphattn.graph.kinds import check_edge_kind, check_kinds, join, rename_bits
 from graphattn.graph.plan import Plan, constant_degree, pointers
 from graphattn.graph.ragged import batch_of
@@ -23,64 +20,12 @@ if TYPE_CHECKING:
 
     from graphattn.graph.attention_graph import AttentionGraph
 
-MAX_MASK_PAIRS = 2**30  # 1 GiB of bool
-FILE_FORMAT = "graphattn.AttentionGraph.1"
-
-
-def to_mask(graph: AttentionGraph) -> Tensor:
-    """Returns bool [num_dst_nodes, num_src_nodes], or [num_heads, ...] with a head_mask; True = attend.
-
-    Raises:
-        ValueError: above 2^30 pairs.
-    """
-    num_pairs = graph.num_src_nodes * graph.num_dst_nodes
-    if num_pairs > MAX_MASK_PAIRS:
-        raise ValueError(
-            f"a dense mask of {graph.num_dst_nodes} × {graph.num_src_nodes} would take {num_pairs / 2**30:.1f} GiB, "
-            "above the limit of 1 GiB. Pass the graph itself to graph_attention, or convert a subgraph."
-        )
-    src, dst = graph.edge_index
-    head_mask = graph.head_mask
-    if head_mask is None:
-        mask = torch.zeros(graph.num_dst_nodes, graph.num_src_nodes, dtype=torch.bool, device=graph.device)
-        mask[dst, src] = True
-        return mask
-    mask = torch.zeros(
-        head_mask.shape[1], graph.num_dst_nodes, graph.num_src_nodes, dtype=torch.bool, device=graph.device
-    )
-    mask[:, dst, src] = head_mask.T
-    return mask
-
-
-def checked_mask(mask: Tensor) -> Tensor:
-    """Returns a bool mask [num_dst_nodes, num_src_nodes] or [num_heads, ...] unchanged, or raises."""
-    if mask.dtype != torch.bool:
-        raise TypeError(
-            f"mask must have dtype torch.bool, got {mask.dtype}. Say which value means attend: mask == 1, mask > -inf."
-        )
-    if mask.dim() not in (2, 3):
-        raise ValueError(
-            f"mask must have shape [num_dst_nodes, num_src_nodes] or [num_heads, ...], got {list(mask.shape)}. "
-            "Convert the masks of a batch one by one and join them with disjoint_union."
-        )
-    return mask
-
-
-def from_mask(cls: type[AttentionGraph], mask: Tensor) -> AttentionGraph:
-    """Returns the graph of a dense mask, True = attend; a third dimension becomes the head_mask."""
-    union = checked_mask(mask) if mask.dim() == 2 else checked_mask(mask).any(0)
-    dst, src = union.nonzero(as_tuple=True)
-    return cls.trusted(
-        torch.stack([src, dst]),
-        mask.shape[-1],
-        mask.shape[-2],
-        head_mask=None if mask.dim() == 2 else mask[:, dst, src].T.contiguous(),
-        origin=f"from_mask({' × '.join(map(str, mask.shape))})",
-    )
-
 
 def to_edge_index(graph: AttentionGraph) -> EdgeIndex:
-    """Returns a PyG `EdgeIndex` [2, num_edges], sorted by target, with its CSC and CSR pointers from the plan."""
+    """Returns a PyG `EdgeIndex` [2, num_edges], sorted by column (the target), with its pointers from the plan.
+
+    `edge_kind` and `head_mask` are in the same order; `from_edge_index` reads it back with the plan.
+    """
     from torch_geometric import EdgeIndex
 
     plan = graph.enumerate().plan()
@@ -160,7 +105,9 @@ def plan_of_edge_index(edge_index: Tensor, num_src_nodes: int, num_dst_nodes: in
 
 
 def to_data(graph: AttentionGraph, **fields: Any) -> Data:
-    """Returns PyG `Data`; `fields` (x, edge_attr in the graph's edge order, y, …) are stored as they are.
+    """Returns PyG `Data` of a square graph: edge_index, num_nodes, edge_kind, kinds; in a batch, ptr and batch.
+
+    `fields` (x, edge_attr in the graph's edge order, y, …) are stored as they are.
 
     Raises:
         ValueError: for a rectangular graph or one with a head_mask, which `Data` cannot say.
@@ -173,7 +120,7 @@ def to_data(graph: AttentionGraph, **fields: Any) -> Data:
             "Use to_edge_index, whose sparse_size keeps both."
         )
     if graph.head_mask is not None:
-        raise ValueError("to_data cannot hold a head_mask. Convert one head's graph at a time, or use save.")
+        raise ValueError("to_data cannot hold a head_mask. Convert graph.of_head(h) for each head, or use save.")
     data = Data(edge_index=graph.edge_index, num_nodes=graph.num_src_nodes, **fields)
     if graph.kinds:
         data.edge_kind, data.kinds = graph.edge_kind, list(graph.kinds)
@@ -182,8 +129,20 @@ def to_data(graph: AttentionGraph, **fields: Any) -> Data:
     return data
 
 
-def from_data(cls: type[AttentionGraph], data: Data, kind: str) -> tuple[AttentionGraph, Tensor]:
-    """Returns the graph of PyG `Data` or `Batch`, and the order of its edges."""
+def from_data(cls: type[AttentionGraph], data: Data, kind: str = "bond") -> tuple[AttentionGraph, Tensor]:
+    """Makes a graph from PyG `Data` or `Batch`; `data.edge_attr[order]` puts features into its order.
+
+    Args:
+        data: needs `edge_index`; the `kinds` and `edge_kind` that `to_data` wrote are read back.
+        kind: what to call the edges of data without `kinds`.
+
+    Returns:
+        graph: the AttentionGraph, a batch where `data` has `ptr` or `batch`.
+        order: int64 [num_edges], as `from_edge_index` returns it.
+
+    Raises:
+        ValueError: if there is no edge_index, an edge repeats, or `batch` does not ascend.
+    """
     num_nodes, ptr = sizes_of_data(data)
     kinds, edge_kind = kinds_of_data(data, kind)
     graph, order = cls.from_edge_index(data.edge_index, num_nodes, kinds=kinds)
@@ -239,88 +198,3 @@ def kinds_of_data(data: Data, kind: str) -> tuple[tuple[str, ...], Tensor | None
     num_edges = torch.bincount(data.batch[plain(data.edge_index)[1]], minlength=len(data.kinds))
     parts = data.edge_kind.split(num_edges.tolist())
     return kinds, torch.cat([rename_bits(part, tuple(old), kinds) for part, old in zip(parts, data.kinds)])
-
-
-def save(graph: AttentionGraph, path: str | os.PathLike[str]) -> None:
-    """Writes a graph to one safetensors file, through a temporary name so that a killed process leaves no half file."""
-    from safetensors.torch import save_file
-
-    tensors = {"edge_index": graph.explicit_edges}
-    for name, tensor in (
-        ("edge_kind", graph._edge_kind),
-        ("head_mask", graph._head_mask),
-        ("src_ptr", graph._src_ptr),
-        ("dst_ptr", graph._dst_ptr),
-    ):
-        if tensor is not None:
-            tensors[name] = tensor
-    if graph.blocks is not None:
-        tensors |= {f"blocks.{name}": tensor for name, tensor in graph.blocks._asdict().items()}
-    header = {
-        "format": FILE_FORMAT,
-        "num_src_nodes": str(graph.num_src_nodes),
-        "num_dst_nodes": str(graph.num_dst_nodes),
-        "kinds": json.dumps(graph.kinds),
-        "origin": graph.origin,
-    }
-    unfinished = f"{os.fspath(path)}.{os.getpid()}.part"
-    try:
-        # clones: safetensors refuses tensors that share storage, as src_ptr and dst_ptr of a square graph do
-        save_file(
-            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
-            unfinished,
-            metadata=header,
-        )
-        os.replace(unfinished, path)
-    finally:
-        if os.path.exists(unfinished):
-            os.unlink(unfinished)
-
-
-def load(cls: type[AttentionGraph], path: str | os.PathLike[str]) -> AttentionGraph:
-    """Returns the graph of a file written by `save`, checked as the constructor checks its arguments."""
-    fields, kinds, sizes, origin = _read(path)
-    blocks = Blocks(*(fields[f"blocks.{name}"] for name in Blocks._fields)) if "blocks.dst" in fields else None
-    try:
-        graph = cls(
-            fields["edge_index"],
-            *sizes,
-            blocks=blocks,
-            edge_kind=fields.get("edge_kind"),
-            kinds=kinds,
-            src_ptr=fields.get("src_ptr"),
-            dst_ptr=fields.get("dst_ptr"),
-            head_mask=fields.get("head_mask"),
-        )
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{os.fspath(path)} is damaged ({error}). Save the graph again.") from error
-    return graph.named(origin)
-
-
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[int, int], str]:
-    """Returns (tensors by name, kinds, (num_src_nodes, num_dst_nodes), origin) of a file written by `save`."""
-    from safetensors import SafetensorError, safe_open
-
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no such file: {os.fspath(path)}. Write one with graph.save(path).")
-    try:
-        with safe_open(os.fspath(path), framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{os.fspath(path)} is not a readable safetensors file ({error}). Save the graph again."
-        ) from error
-    if header.get("format") != FILE_FORMAT:
-        raise ValueError(
-            f"{os.fspath(path)} must be a graph of format {FILE_FORMAT}, got {header.get('format')!r}. "
-            "Write it with AttentionGraph.save."
-        )
-    needed = {"edge_index"} | ({f"blocks.{name}" for name in Blocks._fields} if "blocks.dst" in tensors else set())
-    if missing := needed - tensors.keys():
-        raise ValueError(f"{os.fspath(path)} lacks {sorted(missing)}. Save the graph again.")
-    try:
-        sizes = int(header["num_src_nodes"]), int(header["num_dst_nodes"])
-        return tensors, tuple(json.loads(header["kinds"])), sizes, header["origin"]
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{os.fspath(path)} has a damaged header ({error!r}). Save the graph again.") from error
