@@ -4,6 +4,7 @@
     graphattn tune --config ogbg-molesol --trials 20
     graphattn evaluate RUN
     graphattn predict RUN --smiles FILE
+    graphattn mask "sliding_window(4096, radius=64) | global_tokens(4096, [0])" --keep is_causal --out mask.svg
     graphattn data list
     graphattn info [--calibrate]
 
@@ -23,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+MASK_FILES = (".safetensors", ".npz", ".svg", ".png")
 EXPECTED = (ValueError, TypeError, OSError, ImportError)  # said in one line; GRAPHATTN_TRACEBACK=1 shows where
 
 
@@ -117,6 +119,16 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--root", metavar="DIR", help="directory that holds --data")
     made.add_argument("--split", default="test", help="of --data")
     made.add_argument("--out", metavar="FILE.csv", type=Path)
+
+    made = command("mask", mask, "Builds a graph from an expression: says what it is, describes, draws and stores it.")
+    made.add_argument("expression", help="builders, their arguments, | & - ^ @ ~, .T and .keep(rule)")
+    made.add_argument(
+        "--keep", metavar="RULE", action="append", default=[], help="is_causal, within(n); may be repeated"
+    )
+    made.add_argument("--out", metavar="FILE", type=Path, help=f"ends in {', '.join(MASK_FILES)}")
+    made.add_argument("--describe", action="store_true", help="degrees, components, hops, cover, cost")
+    made.add_argument("--raster", action="store_true", help="the matrix as text")
+    made.add_argument("--seed", metavar="N", type=int, default=0, help="of builders that draw")
 
     made = command("data", data, "Lists data sets, shows their cards, prepares them.")
     made.set_defaults(action="list")
@@ -313,6 +325,62 @@ def predict(options: argparse.Namespace) -> int:
 
 def _cells(values: Any) -> list[str]:
     return ["" if value != value else f"{value:.6g}" for value in values]
+
+
+def mask(options: argparse.Namespace) -> int:
+    """Builds the graph of an expression, says what was asked for, and writes it."""
+    import torch
+
+    from graphattn.connectivity.expression import read_graph, read_rule
+
+    out = None if options.out is None else _checked_mask_file(options.out.expanduser())
+    rules = [read_rule(text) for text in options.keep]
+    if not 0 <= options.seed < 2**63:
+        raise ValueError(f"--seed must lie in [0, 2^63), got {options.seed}. Any small number serves.")
+    graph = read_graph(options.expression, generator=torch.Generator().manual_seed(options.seed))
+    for rule in rules:
+        graph = graph.keep(rule)
+    print(graph.describe() if options.describe else graph)
+    if options.describe:
+        _print_times(graph)
+    if options.raster:
+        print(graph.raster())
+    if out is not None:
+        if out.suffix in (".svg", ".png"):
+            from graphattn.viz import save_matrix
+
+            save_matrix(graph, out)
+        else:
+            graph.save(out)
+        print(out)
+    return 0
+
+
+def _checked_mask_file(path: Path) -> Path:
+    """Returns the file to write, or raises before any work is done."""
+    import importlib.util
+
+    if path.suffix not in MASK_FILES:
+        raise ValueError(f"--out must end in {', '.join(MASK_FILES)}, got {path.name!r}. Pictures are .svg and .png.")
+    if path.is_dir():
+        raise ValueError(f"--out {path} is a directory. Name a file in it.")
+    if not path.parent.is_dir():
+        raise ValueError(f"--out {path}: there is no directory {path.parent}. Make it first.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"--out {path} is not writable. Name another place.")
+    if path.suffix in (".svg", ".png") and importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("drawing needs matplotlib, which is not installed: pip install graphattn[viz]")
+    return path
+
+
+def _print_times(graph: Any) -> None:
+    """Prints what each implementation is expected to take for a common size of head."""
+    import torch
+
+    from graphattn.ops import explain
+
+    query = torch.empty(1, 1, 1).expand(graph.num_dst_nodes, 8, 64)
+    explain(query, graph)
 
 
 def data(options: argparse.Namespace) -> int:

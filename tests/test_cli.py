@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from graphattn.cli import main
+from graphattn.connectivity import global_tokens, sliding_window
+from graphattn.graph import AttentionGraph
+from graphattn.graph.rules import is_causal, within
 from graphattn.ops._costs import constants_for
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,6 +110,59 @@ def test_predict_writes_a_row_per_molecule_and_names_the_bad_line(
     assert "a.smi, line 2: 'C1CC' is not a SMILES" in capsys.readouterr().err
     assert main(["predict", str(run), "--data", "ogbg-molfreesolv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 65
+
+
+MASK = "sliding_window(96, radius=4) | global_tokens(96, [0])"
+
+
+def test_mask_builds_describes_draws_and_stores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = (sliding_window(96, radius=4) | global_tokens(96, [0])).keep(is_causal)
+    assert main(["mask", MASK, "--keep", "is_causal"]) == 0
+    assert capsys.readouterr().out == f"{expected}\n"
+    assert main(["mask", MASK, "--keep", "is_causal", "--describe", "--raster"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{expected.describe()}\n") and printed.endswith(f"\n{expected.raster()}\n")
+    assert "auto takes" in printed
+    for name in ("mask.safetensors", "mask.npz", "mask.svg", "mask.png"):
+        path = tmp_path / name
+        assert main(["mask", MASK, "--keep", "is_causal", "--keep", "within(3)", "--out", str(path)]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == str(path) and path.stat().st_size
+        if path.suffix in (".safetensors", ".npz"):
+            assert AttentionGraph.load(path) == expected.keep(within(3))
+
+
+def test_mask_draws_from_its_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = []
+    for seed in ("0", "0", "1"):
+        assert main(["mask", "random_regular(31, 3)", "--raster", "--seed", seed]) == 0
+        pictures.append(capsys.readouterr().out)
+    assert pictures[0] == pictures[1] != pictures[2]
+
+
+def test_mask_marks_the_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["mask", "full(3) | foo(3)"]) == 1
+    reason, shown, mark = capsys.readouterr().err.splitlines()
+    assert reason.startswith("graphattn: error: there is no builder 'foo'")
+    assert (shown, mark) == ("  full(3) | foo(3)", "            ^")
+
+
+def test_mask_checks_its_file_before_it_builds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("graphattn.connectivity.expression.read_graph", None)
+    (tmp_path / "folder.png").mkdir()
+    for name, message in (
+        ("mask.gif", "--out must end in .safetensors, .npz, .svg, .png, got 'mask.gif'"),
+        ("mask", "--out must end in"),
+        ("none/mask.npz", "there is no directory"),
+        ("folder.png", "is a directory"),
+    ):
+        assert main(["mask", MASK, "--out", str(tmp_path / name)]) == 1
+        assert message in capsys.readouterr().err
+    assert main(["mask", MASK, "--keep", "is_causl"]) == 1
+    assert "Did you mean 'is_causal'?" in capsys.readouterr().err
+    assert main(["mask", MASK, "--seed", "-1"]) == 1
+    assert "--seed must lie in" in capsys.readouterr().err
 
 
 def test_data_lists_shows_and_prepares(capsys: pytest.CaptureFixture[str]) -> None:
