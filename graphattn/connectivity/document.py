@@ -33,7 +33,8 @@ def document(
         · · · · ■ ■
 
     Args:
-        lengths: tokens of each document, one after the other; a sequence of ints or int64 [num_documents].
+        lengths: tokens of each document, one after the other; a sequence of ints or int64 [num_documents]. Of offsets
+            (cu_seqlens) pass the differences, `torch.diff(offsets)`.
         dst_lengths: targets of each document in cross attention, as many documents; with `lengths`.
         ids: instead of lengths, the document of each token, [num_nodes], in any order; a negative one is padding, which
             reads nothing and is not read.

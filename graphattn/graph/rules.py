@@ -14,6 +14,9 @@ Rule = Callable[[Tensor, Tensor], Tensor]
 def is_causal(src: Tensor, dst: Tensor) -> Tensor:
     """Keeps edges that look at the target itself or at an earlier node (src <= dst).
 
+    In cross attention both sides count from their first node. Targets that are the last of a longer sequence, as while
+    decoding with a cache, read by `connectivity.prefix_lm(num_sources, 0, dst_sizes=num_targets)`.
+
     >>> import torch
     >>> is_causal(torch.tensor([0, 2]), torch.tensor([1, 1]))
     tensor([ True, False])

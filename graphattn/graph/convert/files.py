@@ -39,7 +39,10 @@ def save(graph: AttentionGraph, path: Path) -> None:
     write = _by_suffix(path, {".safetensors": _write_safetensors, ".npz": _write_npz})
     unfinished = f"{os.fspath(path)}.{os.getpid()}.part"
     try:
+        with open(unfinished, "wb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777
         write(graph, unfinished)
+        os.chmod(unfinished, mode)  # safetensors makes files that their owner alone may read
         os.replace(unfinished, path)
     finally:
         if os.path.exists(unfinished):

@@ -199,6 +199,14 @@ def test_an_unknown_format_is_refused_with_those_known(name: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_saved_graph_may_be_read_by_whom_the_umask_lets(suffix: str, tmp_path: Path) -> None:
+    plain, saved = tmp_path / "plain", tmp_path / f"graph{suffix}"
+    plain.touch()
+    AttentionGraph(EDGES, 3).save(saved)
+    assert saved.stat().st_mode == plain.stat().st_mode
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_missing_file_says_how_to_write_one(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no such file: .*missing.*. Write one with graph.save\(path\)"):
         AttentionGraph.load(tmp_path / f"missing{suffix}")
