@@ -5,6 +5,7 @@ from torch import Tensor
 
 from graphattn.connectivity._nodes import check_count
 from graphattn.graph import AttentionGraph, batch_of
+from graphattn.graph.pairs import decode, encode
 
 MAX_DENSE_PAIRS = 2**24  # nodes times the largest graph of a batch, up to which a table holds who is reached
 
@@ -109,13 +110,19 @@ def _reach_along_edges(graph: AttentionGraph, num_hops: int) -> tuple[AttentionG
     """Walks by composing the graph with the pairs reached last, in memory of the pairs that are reached."""
     nodes = torch.arange(graph.num_src_nodes, device=graph.device)
     steps = AttentionGraph.trusted(graph.edge_index, graph.num_src_nodes)
-    frontier = AttentionGraph.trusted(torch.stack([nodes, nodes]), graph.num_src_nodes)
-    reach, distance = frontier, torch.zeros_like(nodes)
-    for step in range(1, num_hops + 1):
-        frontier = (steps @ frontier) - reach  # one step further: i reads j, and j is reached from k in `step` − 1
+    reach = AttentionGraph.trusted(torch.stack([nodes, nodes]), graph.num_src_nodes)
+    goes_both_ways = steps == steps.T  # then neighbours of what was reached last were reached in its step or one beside
+    levels = [reach]
+    for _ in range(min(num_hops, graph.num_src_nodes)):  # a shortest way visits no node twice
+        frontier = steps @ levels[-1]  # one step further: i reads j, and j is reached from k
+        for known in levels[-2:] if goes_both_ways else [reach]:
+            frontier = frontier - known
         if not frontier.num_edges:
             break
-        grown = reach | frontier
-        distance = grown.align(distance, of=reach, fill=step)
-        reach = grown
-    return reach, distance
+        levels.append(frontier.named("level"))  # the whole way as an origin would double with every step
+        if not goes_both_ways:
+            reach = (reach | frontier).named("reach")
+    keys, order = torch.sort(torch.cat([encode(level.edge_index, graph.num_src_nodes) for level in levels]))
+    count = torch.tensor([level.num_edges for level in levels], device=graph.device)
+    distance = torch.repeat_interleave(torch.arange(len(levels), device=graph.device), count)[order]
+    return AttentionGraph.trusted(decode(keys, graph.num_src_nodes), graph.num_src_nodes), distance

@@ -4,8 +4,9 @@ import networkx as nx
 import pytest
 import torch
 
-from graphattn.connectivity import full, hop_distance, hops
+from graphattn.connectivity import full, hop_distance, hops, sliding_window
 from graphattn.graph import AttentionGraph, disjoint_union
+from graphattn.graph.rules import is_causal
 
 
 def random_steps(num_nodes: int, num_edges: int, seed: int) -> AttentionGraph:
@@ -66,3 +67,12 @@ def test_a_rectangular_graph_and_a_negative_number_are_refused() -> None:
         hops(full(2, 3), 1)
     with pytest.raises(ValueError, match="Use 0 for self edges alone"):
         hops(full(3), -1)
+
+
+def test_many_steps_on_a_large_path_are_a_window() -> None:
+    num_nodes = 5000  # too many for a table of who is reached
+    here = torch.arange(num_nodes - 1)
+    both_ways = torch.cat([torch.stack([here, here + 1]), torch.stack([here + 1, here])], 1)
+    path, _ = AttentionGraph.from_edge_index(both_ways, num_nodes)
+    assert hops(path, 40) == sliding_window(num_nodes, radius=40)
+    assert hops(path.keep(is_causal), 40) == sliding_window(num_nodes, radius=(40, 0))
