@@ -21,6 +21,7 @@ from graphattn.ops.capability import (
     MAX_TYPES,
     check_impl,
     has_numba,
+    is_proved,
     is_transformed,
     runs_on,
     supports,
@@ -43,6 +44,8 @@ class Sizes(NamedTuple):
 
 def reason_against(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str | None:
     """Returns why an implementation cannot serve a call, None if it can."""
+    if impl == "fused" and sizes.device.type == "cuda" and not runs_on(impl, sizes.device):
+        return "Triton is not installed (pip install triton)"
     if not runs_on(impl, sizes.device):
         return f"it has no kernel for {sizes.device.type}"
     if impl == "fused" and sizes.device.type == "cpu" and not has_numba():
@@ -117,10 +120,10 @@ def choose(graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
     if torch.compiler.is_compiling():
         order = ("fused", "gather", "scatter") if graph.blocks is None else ("blocks", "fused", "gather", "scatter")
         for impl in order:
-            if reason_against(impl, graph, sizes, reads_edges) is None:
+            if is_proved(impl, sizes.device) and reason_against(impl, graph, sizes, reads_edges) is None:
                 return impl
     reasons = {impl: reason_against(impl, graph, sizes, reads_edges) for impl in IMPLEMENTATIONS}
-    able = [impl for impl in IMPLEMENTATIONS if reasons[impl] is None]
+    able = [impl for impl in IMPLEMENTATIONS if reasons[impl] is None and is_proved(impl, sizes.device)]
     if not able:
         refusals = "; ".join(f"{impl}: {reason}" for impl, reason in reasons.items())
         raise ValueError(
@@ -145,7 +148,7 @@ def resolve(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -
     if reason is None:
         return impl
     able = [other for other in IMPLEMENTATIONS if reason_against(other, graph, sizes, reads_edges) is None]
-    is_missing = impl == "fused" and "Numba" in reason
+    is_missing = impl == "fused" and "is not installed" in reason
     message = f"impl={impl!r} cannot serve this call: {reason}. These can: {', '.join(able) or 'none'}."
     raise ImportError(message) if is_missing else ValueError(message)
 
@@ -273,7 +276,8 @@ def _run_folded(
     plan = graph.plan()
     rest = None
     if plan.src.shape[0] or plan.groups is None:
-        run = fused.attention if runs_on("fused", query.device) and has_numba() else scatter.attention
+        is_served = runs_on("fused", query.device) and is_proved("fused", query.device) and has_numba()
+        run = fused.attention if is_served else scatter.attention
         on_rest: dict[str, Any] = {
             name: x if x is None or plan.edge_id is None else x[plan.edge_id] for name, x in per_edge.items()
         }

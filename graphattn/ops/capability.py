@@ -23,8 +23,11 @@ _LACKS = {
     "blocks": frozenset({"double_backward", "torch_func"}),  # torch's fused dense kernels have no second derivative
     "fused": frozenset({"double_backward", "torch_func"}),
 }
-_DEVICES = {"fused": ("cpu",)}  # the others run wherever torch does
-_HAS_NUMBA = importlib.util.find_spec("numba") is not None  # looked up once: every choice of `auto` asks
+# looked up once: every choice of `auto` asks
+_HAS_NUMBA = importlib.util.find_spec("numba") is not None
+_HAS_TRITON = importlib.util.find_spec("triton") is not None  # comes with torch for CUDA
+_DEVICES = {"fused": ("cpu", "cuda") if _HAS_TRITON else ("cpu",)}  # the others run wherever torch does
+_UNPROVED = {"fused": ("cuda",)}  # kernels that only the interpreter has run: `auto` leaves them to whoever names them
 
 
 def supports(impl: str, argument: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> bool:
@@ -59,6 +62,11 @@ def check_impl(impl: str) -> None:
 def runs_on(impl: str, device: torch.device | str) -> bool:
     """Returns whether an implementation has a kernel for this device."""
     return torch.device(device).type in _DEVICES.get(impl, (torch.device(device).type,))
+
+
+def is_proved(impl: str, device: torch.device | str) -> bool:
+    """Returns whether the kernels of an implementation have run on such a device, and not in an interpreter alone."""
+    return torch.device(device).type not in _UNPROVED.get(impl, ())
 
 
 def is_transformed() -> bool:

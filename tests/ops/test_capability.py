@@ -11,9 +11,18 @@ from torch import Tensor
 
 from graphattn.connectivity import full, sliding_window
 from graphattn.graph import AttentionGraph
-from graphattn.ops import ARGUMENTS, IMPLEMENTATIONS, _costs, attention_with_lse, explain, graph_attention, supports
+from graphattn.ops import (
+    ARGUMENTS,
+    IMPLEMENTATIONS,
+    _costs,
+    attention_with_lse,
+    capability,
+    explain,
+    graph_attention,
+    supports,
+)
 from graphattn.ops import _dispatch as dispatch
-from graphattn.ops.capability import DTYPES, runs_on
+from graphattn.ops.capability import DTYPES, is_proved, runs_on
 from tests import strategies
 from tests.ops.graphs import GRAPHS, block, edges, with_blocks
 
@@ -210,3 +219,14 @@ def test_explain_takes_the_width_of_values_into_account(capsys: pytest.CaptureFi
     narrow = capsys.readouterr().out
     explain(torch.zeros(1024, 3, 5), graph, value_dim=500)
     assert capsys.readouterr().out != narrow
+
+
+def test_auto_leaves_kernels_that_no_device_has_run_to_whoever_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cuda, window = sizes()._replace(device=torch.device("cuda")), sliding_window(4096, 16)
+    assert is_proved("fused", "cpu") and not is_proved("fused", "cuda")
+    monkeypatch.setitem(capability._DEVICES, "fused", ("cpu", "cuda"))
+    assert dispatch.choose(window, on_cuda, False) != "fused"
+    assert dispatch.resolve("fused", window, on_cuda, False) == "fused"
+    monkeypatch.setitem(capability._DEVICES, "fused", ("cpu",))
+    with pytest.raises(ImportError, match=r"Triton is not installed \(pip install triton\). These can: .*scatter"):
+        dispatch.resolve("fused", window, on_cuda, False)

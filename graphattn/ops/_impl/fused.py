@@ -1,8 +1,8 @@
 """Attention over the edges of a graph in one pass over plan tensors: no array of size edges × head_dim is ever made.
 
 Four `torch.library` operators, `graphattn::fused_attention`, `graphattn::fused_logits` and their backwards, each with
-one kernel a device. On the CPU that is Numba's, compiled on first use and kept on disk: importing this file compiles
-nothing and does not import Numba. The formulas, forward and backward, are in `numba/kernels.py`.
+one kernel a device: Numba's on the CPU, Triton's on CUDA. They are compiled on first use and kept on disk: importing
+this file compiles nothing and imports neither. The formulas, forward and backward, are in `numba/kernels.py`.
 
 A plan is any object with these int64 contiguous tensors, for edges sorted by (target, source):
 
@@ -135,6 +135,11 @@ def fused_attention(
     )  # fmt: skip
 
 
+@fused_attention.register_kernel("cuda")
+def attention_on_cuda(query, key, value, target_ptr, src, dst, source_ptr, source_order, *terms):
+    return _cuda().attention(query, key, value, target_ptr, src, dst, *terms)
+
+
 @fused_attention.register_fake
 def _(query, key, value, target_ptr, src, dst, source_ptr, source_order, query_attr, *others):
     out = query.new_empty((*query.shape[:2], value.shape[2]))
@@ -164,6 +169,11 @@ def fused_attention_backward(
     )  # fmt: skip
 
 
+@fused_attention_backward.register_kernel("cuda")
+def attention_backward_on_cuda(*arguments):
+    return _cuda().attention_backward(*arguments)
+
+
 @fused_attention_backward.register_fake
 def _(grad_out, grad_out_attr, grad_lse, grad_weights, out, out_attr, lse, query, key, value, *others):
     query_attr, edge_attr, _, edge_bias, edge_gate = others[5:10]
@@ -178,6 +188,11 @@ def fused_logits(
     query_attr: Tensor | None, edge_attr: Tensor | None, scale: float,
 ) -> Tensor:  # fmt: skip
     return _cpu().logits(query, key, target_ptr, src, query_attr, edge_attr, scale)
+
+
+@fused_logits.register_kernel("cuda")
+def logits_on_cuda(query, key, target_ptr, src, dst, source_ptr, source_order, query_attr, edge_attr, scale):
+    return _cuda().logits(query, key, src, dst, query_attr, edge_attr, scale)
 
 
 @fused_logits.register_fake
@@ -195,6 +210,11 @@ def fused_logits_backward(
     return _cpu().logits_backward(
         grad, query, key, target_ptr, src, dst, source_ptr, source_order, query_attr, edge_attr, scale, wanted
     )
+
+
+@fused_logits_backward.register_kernel("cuda")
+def logits_backward_on_cuda(*arguments):
+    return _cuda().logits_backward(*arguments)
 
 
 @fused_logits_backward.register_fake
@@ -221,6 +241,16 @@ def _cpu():
         if error.name not in ("numba", "llvmlite"):
             raise
         raise ImportError("The fused implementation needs Numba on the CPU: pip install numba") from error
+    return launch
+
+
+def _cuda():
+    try:
+        from graphattn.ops._impl.triton import launch
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise ImportError("The fused implementation needs Triton on CUDA: pip install triton") from error
     return launch
 
 
