@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from graphattn.ops._impl.numba import kernels, projection, threads
 from graphattn.ops._impl.numba.vectors import WIDTH
 
-CACHE_BYTES = 2**23  # of keys and values of one head: what a core may hope to keep near, were they packed
+CACHE_BYTES = 2**25  # of keys and values of one head: what a shared cache may hold of them, were they packed
 MIN_PACKED_DEGREE = 8  # below, packing costs more than it saves
 CHUNK_WORK = 4_000_000  # multiply-adds of the smallest chunk that is worth a thread's while
 MAX_CHUNKS = 64
