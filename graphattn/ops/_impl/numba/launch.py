@@ -4,6 +4,7 @@ Kernels work in float32 or float64 and on vectors of whole lanes, so half precis
 padded with zeros here, which is exact. Arguments and shapes: `graphattn/ops/_impl/fused.py`.
 """
 
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -273,11 +274,17 @@ def _number(number, dtype):
 
 def _array(tensor, dtype=None):
     """The tensor's numbers as a flat array, shared with it if it is contiguous and of the type already."""
-    return tensor.detach().to(dtype or tensor.dtype).contiguous().view(-1).numpy()
+    tensor = tensor.detach()
+    return (tensor if dtype is None else tensor.to(dtype)).contiguous().view(-1).numpy()
 
 
 def _optional_array(tensor, dtype):
-    return _array(torch.empty(0, dtype=dtype) if tensor is None else tensor, dtype)
+    return _nothing(dtype) if tensor is None else _array(tensor, dtype)
+
+
+@cache
+def _nothing(dtype):
+    return torch.empty(0, dtype=dtype).numpy()
 
 
 def _width(tensor):

@@ -30,7 +30,8 @@ def available(work):
 
 def even_cuts(count, num_parts):
     """Returns where to cut `count` equal pieces of work into at most so many parts."""
-    return np.linspace(0, count, min(count, num_parts) + 1).astype(np.int64)
+    num_parts = max(1, min(count, num_parts))
+    return np.arange(num_parts + 1, dtype=np.int64) * count // num_parts
 
 
 def row_cuts(ptr, num_parts):
