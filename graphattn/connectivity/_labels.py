@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from graphattn.connectivity._nodes import Nodes, as_ints
-from graphattn.graph import Blocks, batch_of, bicliques, node_ptr
+from graphattn.graph import AttentionGraph, Blocks, batch_of, bicliques, node_ptr
 
 
 def labels_of(labels: Sequence[int] | Tensor, nodes: Nodes, name: str) -> Tensor:
@@ -18,6 +18,22 @@ def labels_of(labels: Sequence[int] | Tensor, nodes: Nodes, name: str) -> Tensor
             "In a batch, list the nodes of all graphs one after the other."
         )
     return values
+
+
+def graph_of_labels(
+    dst_labels: Tensor, targets: Nodes, src_labels: Tensor, sources: Nodes, *, kind: str, origin: str
+) -> AttentionGraph:
+    """Makes the graph whose edges are `blocks_of_labels`, on the device of the sources."""
+    return AttentionGraph.trusted(
+        torch.empty(2, 0, dtype=torch.int64, device=sources.device),
+        sources.num_nodes,
+        targets.num_nodes,
+        blocks=blocks_of_labels(dst_labels, targets, src_labels, sources),
+        kinds=(kind,),
+        src_ptr=sources.batch_ptr,
+        dst_ptr=targets.batch_ptr,
+        origin=origin,
+    )
 
 
 def blocks_of_labels(dst_labels: Tensor, targets: Nodes, src_labels: Tensor, sources: Nodes) -> Blocks | None:

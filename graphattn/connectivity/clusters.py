@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from graphattn.connectivity._labels import blocks_of_labels, labels_of
+from graphattn.connectivity._labels import graph_of_labels, labels_of
 from graphattn.connectivity._nodes import nodes_of, two_sides
 from graphattn.graph import AttentionGraph, Sizes
 
@@ -49,14 +49,8 @@ def clusters(sizes: Sizes, labels: Ints) -> AttentionGraph:
     """
     nodes = nodes_of(sizes)
     label = labels_of(labels, nodes, "labels")
-    return AttentionGraph.trusted(
-        torch.empty(2, 0, dtype=torch.int64, device=nodes.device),
-        nodes.num_nodes,
-        blocks=blocks_of_labels(label, nodes, label, nodes),
-        kinds=("cluster",),
-        src_ptr=nodes.batch_ptr,
-        origin=f"clusters({nodes.label}, {_num_labels(label)} labels)",
-    )
+    origin = f"clusters({nodes.label}, {_num_labels(label)} labels)"
+    return graph_of_labels(label, nodes, label, nodes, kind="cluster", origin=origin)
 
 
 def routing(sizes: Sizes, src_clusters: Ints, dst_clusters: Ints, *, dst_sizes: Sizes | None = None) -> AttentionGraph:
@@ -96,16 +90,8 @@ def routing(sizes: Sizes, src_clusters: Ints, dst_clusters: Ints, *, dst_sizes: 
     sources, targets, label = two_sides(sizes, dst_sizes)
     src_label = labels_of(src_clusters, sources, "src_clusters")
     dst_label = labels_of(dst_clusters, targets, "dst_clusters")
-    return AttentionGraph.trusted(
-        torch.empty(2, 0, dtype=torch.int64, device=sources.device),
-        sources.num_nodes,
-        targets.num_nodes,
-        blocks=blocks_of_labels(dst_label, targets, src_label, sources),
-        kinds=("routing",),
-        src_ptr=sources.batch_ptr,
-        dst_ptr=targets.batch_ptr,
-        origin=f"routing({label}, {_num_labels(torch.cat([src_label, dst_label]))} clusters)",
-    )
+    origin = f"routing({label}, {_num_labels(torch.cat([src_label, dst_label]))} clusters)"
+    return graph_of_labels(dst_label, targets, src_label, sources, kind="routing", origin=origin)
 
 
 def _num_labels(labels: Tensor) -> int:

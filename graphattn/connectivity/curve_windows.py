@@ -3,7 +3,7 @@
 import torch
 
 from graphattn.connectivity._axes import Shape, read_shape
-from graphattn.connectivity._labels import blocks_of_labels
+from graphattn.connectivity._labels import graph_of_labels
 from graphattn.connectivity._nodes import check_count
 from graphattn.graph import AttentionGraph, batch_of
 from graphattn.graph.curves import hilbert, morton
@@ -66,11 +66,5 @@ def curve_windows(shape: Shape, window: int, curve: str = "hilbert") -> Attentio
     rank = torch.empty_like(order)
     rank[order] = torch.arange(nodes.num_nodes, device=nodes.device) - nodes.ptr[batch]
     piece = torch.div(rank, min(window, max(nodes.num_nodes, 1)), rounding_mode="floor")
-    return AttentionGraph.trusted(
-        torch.empty(2, 0, dtype=torch.int64, device=nodes.device),
-        nodes.num_nodes,
-        blocks=blocks_of_labels(piece, nodes, piece, nodes),
-        kinds=("curve",),
-        src_ptr=nodes.batch_ptr,
-        origin=f"curve_windows({cells.label}, window={window}, curve={curve!r})",
-    )
+    origin = f"curve_windows({cells.label}, window={window}, curve={curve!r})"
+    return graph_of_labels(piece, nodes, piece, nodes, kind="curve", origin=origin)

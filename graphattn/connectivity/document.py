@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from graphattn.connectivity._labels import blocks_of_labels
+from graphattn.connectivity._labels import graph_of_labels
 from graphattn.connectivity._nodes import Nodes, as_ints, nodes_of
 from graphattn.graph import AttentionGraph, Sizes, node_ptr
 
@@ -98,16 +98,8 @@ def document(
     targets = sources if target_ids is source_ids else _rows(target_ids, None)
     if lengths is not None and sizes is not None:
         _check_rows(source_ids, sources)
-    return AttentionGraph.trusted(
-        torch.empty(2, 0, dtype=torch.int64, device=sources.device),
-        sources.num_nodes,
-        targets.num_nodes,
-        blocks=blocks_of_labels(target_ids, targets, source_ids, sources),
-        kinds=("document",),
-        src_ptr=sources.batch_ptr,
-        dst_ptr=targets.batch_ptr,
-        origin=f"document({label}{'' if sizes is None else f', {sources.num_graphs} rows'})",
-    )
+    origin = f"document({label}{'' if sizes is None else f', {sources.num_graphs} rows'})"
+    return graph_of_labels(target_ids, targets, source_ids, sources, kind="document", origin=origin)
 
 
 def _ids_of_lengths(lengths: Ints, name: str) -> tuple[Tensor, str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from graphattn.connectivity._axes import Shape, per_axis, read_shape, shown_per_axis
-from graphattn.connectivity._labels import blocks_of_labels
+from graphattn.connectivity._labels import graph_of_labels
 from graphattn.graph import AttentionGraph
 
 
@@ -62,11 +62,5 @@ def shifted_windows(shape: Shape, window: int | Sequence[int], shift: int | Sequ
         most = max(cells.nodes.num_nodes, 1)  # int64 cannot hold every int, and this cuts alike
         place = torch.div(coordinate - min(one, most), min(size, 2 * most), rounding_mode="floor") + 1
         box = box * (length + 1) + place  # at most one piece per cell, and one before the shift
-    return AttentionGraph.trusted(
-        torch.empty(2, 0, dtype=torch.int64, device=cells.nodes.device),
-        cells.nodes.num_nodes,
-        blocks=blocks_of_labels(box, cells.nodes, box, cells.nodes),
-        kinds=("box",),
-        src_ptr=cells.nodes.batch_ptr,
-        origin=f"shifted_windows({cells.label}, window={shown_per_axis(windows)}, shift={shown_per_axis(shifts)})",
-    )
+    origin = f"shifted_windows({cells.label}, window={shown_per_axis(windows)}, shift={shown_per_axis(shifts)})"
+    return graph_of_labels(box, cells.nodes, box, cells.nodes, kind="box", origin=origin)

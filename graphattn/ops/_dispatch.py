@@ -44,12 +44,10 @@ class Sizes(NamedTuple):
 
 def reason_against(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str | None:
     """Returns why an implementation cannot serve a call, None if it can."""
-    if impl == "fused" and sizes.device.type == "cuda" and not runs_on(impl, sizes.device):
-        return "Triton is not installed (pip install triton)"
+    if missing := _missing_compiler(impl, sizes.device):
+        return missing
     if not runs_on(impl, sizes.device):
         return f"it has no kernel for {sizes.device.type}"
-    if impl == "fused" and sizes.device.type == "cpu" and not has_numba():
-        return "Numba is not installed (pip install numba)"
     if is_transformed() and not supports(impl, "torch_func", sizes.dtype, sizes.device):
         return (
             "it has no rule for vmap, grad and jvp of torch.func (in place of vmap, join the batch with disjoint_union "
@@ -70,6 +68,15 @@ def reason_against(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: 
         return f"{graph.num_dst_nodes} × {graph.num_src_nodes} pairs are above its limit of {MAX_DENSE_PAIRS:,}"
     if impl == "gather" and graph.plan().degree is None:
         return "it needs the same number of incoming edges, at least one, at every target"
+    return None
+
+
+def _missing_compiler(impl: str, device: torch.device) -> str | None:
+    """Returns how to get what compiles an implementation's kernels for a device, None where nothing is missing."""
+    if impl == "fused" and device.type == "cpu" and not has_numba():
+        return "Numba is not installed (pip install numba)"
+    if impl == "fused" and device.type == "cuda" and not runs_on(impl, device):
+        return "Triton is not installed (pip install triton)"
     return None
 
 
@@ -148,9 +155,8 @@ def resolve(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -
     if reason is None:
         return impl
     able = [other for other in IMPLEMENTATIONS if reason_against(other, graph, sizes, reads_edges) is None]
-    is_missing = impl == "fused" and "is not installed" in reason
     message = f"impl={impl!r} cannot serve this call: {reason}. These can: {', '.join(able) or 'none'}."
-    raise ImportError(message) if is_missing else ValueError(message)
+    raise ImportError(message) if _missing_compiler(impl, sizes.device) else ValueError(message)
 
 
 def run_attention(
@@ -276,7 +282,8 @@ def _run_folded(
     plan = graph.plan()
     rest = None
     if plan.src.shape[0] or plan.groups is None:
-        is_served = runs_on("fused", query.device) and is_proved("fused", query.device) and has_numba()
+        device = query.device
+        is_served = runs_on("fused", device) and is_proved("fused", device) and not _missing_compiler("fused", device)
         run = fused.attention if is_served else scatter.attention
         on_rest: dict[str, Any] = {
             name: x if x is None or plan.edge_id is None else x[plan.edge_id] for name, x in per_edge.items()

@@ -229,6 +229,91 @@ EXACT = dict(atol=1e-10, rtol=1e-10)
 SINGLE = dict(atol=2e-5, rtol=1e-4)
 
 
+def check_nan_stays(plan, name, number):
+    """A number that is not finite, at one node of an input, spoils what sees it and nothing else."""
+    node = 4
+    inputs = make_inputs(plan, dtype=torch.float32)
+    with torch.no_grad():
+        inputs[name][node] = number
+    sees = torch.zeros(plan.num_dst_nodes, dtype=torch.bool)
+    sees[node if name == "query" else plan.dst[plan.src == node]] = True
+    reached = torch.zeros(plan.num_src_nodes, dtype=torch.bool)
+    reached[plan.src[sees[plan.dst]]] = True
+    assert not sees.all() and not reached.all()
+
+    out, _, _ = run_fused(plan, inputs)
+    assert not out[sees].isfinite().all() and out[~sees].isfinite().all()
+    if number != torch.inf:
+        assert out[sees].isnan().all()
+    grads = dict(zip(inputs, torch.autograd.grad(out.sum(), list(inputs.values()))))
+    assert grads["query"][~sees].isfinite().all()
+    assert grads["key"][~reached].isfinite().all() and grads["value"][~reached].isfinite().all()
+
+
+def check_masked_heads():
+    """A NaN behind an edge that a head may not see reaches neither outputs nor gradients."""
+    plan, node = GRAPHS["ragged"], 4
+    inputs = make_inputs(plan, TERMS["all"])
+    inputs["head_mask"][plan.src == node, 1] = False
+    expected = run_fused(plan, inputs)
+    with torch.no_grad():
+        inputs["key"][node, 1], inputs["value"][node, 1] = torch.nan, torch.nan
+    for output, expectation in zip(run_fused(plan, inputs), expected):
+        assert_close(output, expectation, rtol=0, atol=0)
+    assert all(grad.isfinite().all() for grad in gradients(run_fused(plan, inputs), inputs).values())
+
+
+def strided(x):
+    """The same numbers with a hole after each."""
+    if not isinstance(x, torch.Tensor):
+        return x
+    return torch.stack([x.detach(), x.detach()], -1)[..., 0].requires_grad_(x.requires_grad)
+
+
+def check_strided_inputs():
+    """Inputs with holes give the bits of contiguous ones."""
+    plan, inputs = GRAPHS["ragged"], make_inputs(GRAPHS["ragged"], TERMS["all"])
+    holey = {name: strided(x) for name, x in inputs.items()}
+    assert not holey["query"].is_contiguous()
+    outputs, same_outputs = run_fused(plan, inputs), run_fused(plan, holey)
+    for one, other in zip(outputs, same_outputs):
+        assert_close(one, other, rtol=0, atol=0)
+    for one, other in zip(gradients(outputs, inputs).values(), gradients(same_outputs, holey).values()):
+        assert_close(one, other, rtol=0, atol=0)
+
+
+def check_half_precision(plan, dtype, rtol=0):
+    """Outputs equal float32's, rounded at the end, but for `rtol`."""
+    inputs = make_inputs(plan, TERMS["all"], dtype)
+    wide = {
+        name: x.detach().float().requires_grad_() if getattr(x, "requires_grad", False) else x
+        for name, x in inputs.items()
+    }
+    outputs, expected = run_fused(plan, inputs), run_fused(plan, wide)
+    assert [x.dtype for x in outputs] == [dtype, dtype, torch.float32]
+    for output, expectation in zip(outputs, expected):
+        assert_close(output, expectation.to(output.dtype), rtol=rtol, atol=0)
+    grads, expected_grads = gradients(outputs, inputs), gradients(expected, wide)
+    for name, grad in grads.items():
+        assert grad.dtype == dtype
+        assert_close(grad.float(), expected_grads[name], rtol=0.05, atol=0.05)
+
+
+def check_edge_logits(plan, terms):
+    """Logits and their gradients equal the formula's."""
+    inputs = make_inputs(plan, terms, heads=6, key_heads=2)
+    del inputs["value"]
+    output = fused.logits(plan=plan, scale=SCALE, **inputs)
+    key = inputs["key"].repeat_interleave(3, 1)
+    expected = SCALE * (inputs["query"][plan.dst] * key[plan.src]).sum(-1)
+    if terms:
+        expected = expected + SCALE * (inputs["query_attr"][plan.dst] * inputs["edge_attr"][:, None]).sum(-1)
+    assert_close(output, expected, **EXACT)
+    grads, expected_grads = gradients([output], inputs), gradients([expected], inputs)
+    for name, grad in grads.items():
+        assert_close(grad, expected_grads[name], **EXACT)
+
+
 @pytest.mark.parametrize("terms", TERMS.values(), ids=TERMS)
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_float64_equals_the_formulas_in_outputs_and_gradients(graph, terms):
@@ -290,23 +375,7 @@ def test_targets_without_a_finite_logit_get_zero_and_give_zero_gradients(dtype):
 @pytest.mark.parametrize("name", ["query", "key", "value"])
 @pytest.mark.parametrize("graph", ["ragged", "window"])
 def test_nan_stays_with_the_targets_that_see_it(graph, name, number):
-    plan, node = GRAPHS[graph], 4
-    inputs = make_inputs(plan, dtype=torch.float32)
-    with torch.no_grad():
-        inputs[name][node] = number
-    sees = torch.zeros(plan.num_dst_nodes, dtype=torch.bool)
-    sees[node if name == "query" else plan.dst[plan.src == node]] = True
-    reached = torch.zeros(plan.num_src_nodes, dtype=torch.bool)
-    reached[plan.src[sees[plan.dst]]] = True
-    assert not sees.all() and not reached.all()
-
-    out, _, _ = run_fused(plan, inputs)
-    assert not out[sees].isfinite().all() and out[~sees].isfinite().all()
-    if number != torch.inf:
-        assert out[sees].isnan().all()
-    grads = dict(zip(inputs, torch.autograd.grad(out.sum(), list(inputs.values()))))
-    assert grads["query"][~sees].isfinite().all()
-    assert grads["key"][~reached].isfinite().all() and grads["value"][~reached].isfinite().all()
+    check_nan_stays(GRAPHS[graph], name, number)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -320,68 +389,22 @@ def test_a_nan_beside_minus_infinity_is_not_mistaken_for_an_empty_row(dtype):
 
 
 def test_a_masked_head_does_not_look_at_the_edge():
-    plan, node = GRAPHS["ragged"], 4
-    inputs = make_inputs(plan, TERMS["all"])
-    inputs["head_mask"][plan.src == node, 1] = False
-    expected = run_fused(plan, inputs)
-    with torch.no_grad():
-        inputs["key"][node, 1], inputs["value"][node, 1] = torch.nan, torch.nan
-    for output, expectation in zip(run_fused(plan, inputs), expected):
-        assert_close(output, expectation, rtol=0, atol=0)
-    assert all(grad.isfinite().all() for grad in gradients(run_fused(plan, inputs), inputs).values())
-
-
-def strided(x):
-    """The same numbers with a hole after each."""
-    if not isinstance(x, torch.Tensor):
-        return x
-    return torch.stack([x.detach(), x.detach()], -1)[..., 0].requires_grad_(x.requires_grad)
+    check_masked_heads()
 
 
 def test_strided_inputs_give_the_same_bits():
-    plan, inputs = GRAPHS["ragged"], make_inputs(GRAPHS["ragged"], TERMS["all"])
-    holey = {name: strided(x) for name, x in inputs.items()}
-    assert not holey["query"].is_contiguous()
-    outputs, same_outputs = run_fused(plan, inputs), run_fused(plan, holey)
-    for one, other in zip(outputs, same_outputs):
-        assert_close(one, other, rtol=0, atol=0)
-    for one, other in zip(gradients(outputs, inputs).values(), gradients(same_outputs, holey).values()):
-        assert_close(one, other, rtol=0, atol=0)
+    check_strided_inputs()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32_and_rounded_once(dtype):
-    plan = GRAPHS["ragged"]
-    inputs = make_inputs(plan, TERMS["all"], dtype)
-    wide = {
-        name: x.detach().float().requires_grad_() if getattr(x, "requires_grad", False) else x
-        for name, x in inputs.items()
-    }
-    outputs, expected = run_fused(plan, inputs), run_fused(plan, wide)
-    assert [x.dtype for x in outputs] == [dtype, dtype, torch.float32]
-    for output, expectation in zip(outputs, expected):
-        assert_close(output, expectation.to(output.dtype), rtol=0, atol=0)
-    grads, expected_grads = gradients(outputs, inputs), gradients(expected, wide)
-    for name, grad in grads.items():
-        assert grad.dtype == dtype
-        assert_close(grad.float(), expected_grads[name], rtol=0.05, atol=0.05)
+    check_half_precision(GRAPHS["ragged"], dtype)
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize("terms", [(), ("query_attr", "edge_attr")], ids=["plain", "edge features"])
 def test_edge_logits_equal_the_formula_in_output_and_gradients(graph, terms):
-    plan = GRAPHS[graph]
-    inputs = make_inputs(plan, terms, heads=6, key_heads=2)
-    del inputs["value"]
-    output = fused.logits(plan=plan, scale=SCALE, **inputs)
-    key = inputs["key"].repeat_interleave(3, 1)
-    expected = SCALE * (inputs["query"][plan.dst] * key[plan.src]).sum(-1)
-    if terms:
-        expected = expected + SCALE * (inputs["query_attr"][plan.dst] * inputs["edge_attr"][:, None]).sum(-1)
-    assert_close(output, expected, **EXACT)
-    grads, expected_grads = gradients([output], inputs), gradients([expected], inputs)
-    for name, grad in grads.items():
-        assert_close(grad, expected_grads[name], **EXACT)
+    check_edge_logits(GRAPHS[graph], terms)
 
 
 def test_dropout_keeps_the_stated_share_and_the_stated_edges():

@@ -35,6 +35,11 @@ from tests.ops.test_fused_kernels import (
     SINGLE,
     TERMS,
     check_against_reference,
+    check_edge_logits,
+    check_half_precision,
+    check_masked_heads,
+    check_nan_stays,
+    check_strided_inputs,
     gradients,
     make_inputs,
     make_plan,
@@ -42,7 +47,6 @@ from tests.ops.test_fused_kernels import (
     reference,
     run_fused,
     stated_keep,
-    strided,
 )
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -217,23 +221,7 @@ def test_logits_of_ten_thousand_neither_overflow_nor_lose_the_winner(monkeypatch
 @pytest.mark.parametrize("name", ["query", "key", "value"])
 @pytest.mark.parametrize("number", [torch.nan, torch.inf], ids=["nan", "inf"])
 def test_nan_stays_with_the_targets_that_see_it(name, number):
-    plan, node = GRAPHS["window"], 4
-    inputs = make_inputs(plan, dtype=torch.float32)
-    with torch.no_grad():
-        inputs[name][node] = number
-    sees = torch.zeros(plan.num_dst_nodes, dtype=torch.bool)
-    sees[node if name == "query" else plan.dst[plan.src == node]] = True
-    reached = torch.zeros(plan.num_src_nodes, dtype=torch.bool)
-    reached[plan.src[sees[plan.dst]]] = True
-    assert not sees.all() and not reached.all()
-
-    out, _, _ = run_fused(plan, inputs)
-    assert not out[sees].isfinite().all() and out[~sees].isfinite().all()
-    if number != torch.inf:
-        assert out[sees].isnan().all()
-    grads = dict(zip(inputs, torch.autograd.grad(out.sum(), list(inputs.values()))))
-    assert grads["query"][~sees].isfinite().all()
-    assert grads["key"][~reached].isfinite().all() and grads["value"][~reached].isfinite().all()
+    check_nan_stays(GRAPHS["window"], name, number)
 
 
 def test_a_clip_does_not_turn_nan_into_its_bound():
@@ -256,15 +244,7 @@ def test_a_nan_beside_minus_infinity_is_not_mistaken_for_an_empty_row(chunk, mon
 
 
 def test_a_masked_head_does_not_look_at_the_edge():
-    plan, node = GRAPHS["ragged"], 4
-    inputs = make_inputs(plan, TERMS["all"])
-    inputs["head_mask"][plan.src == node, 1] = False
-    expected = run_fused(plan, inputs)
-    with torch.no_grad():
-        inputs["key"][node, 1], inputs["value"][node, 1] = torch.nan, torch.nan
-    for output, expectation in zip(run_fused(plan, inputs), expected):
-        assert_close(output, expectation, rtol=0, atol=0)
-    assert all(grad.isfinite().all() for grad in gradients(run_fused(plan, inputs), inputs).values())
+    check_masked_heads()
 
 
 def test_a_masked_edge_carries_no_nan_from_its_target_back(monkeypatch):
@@ -286,33 +266,13 @@ def test_a_masked_edge_carries_no_nan_from_its_target_back(monkeypatch):
 
 
 def test_strided_inputs_give_the_same_bits():
-    plan, inputs = GRAPHS["ragged"], make_inputs(GRAPHS["ragged"], TERMS["all"])
-    holey = {name: strided(x) for name, x in inputs.items()}
-    assert not holey["query"].is_contiguous()
-    outputs, same_outputs = run_fused(plan, inputs), run_fused(plan, holey)
-    for one, other in zip(outputs, same_outputs):
-        assert_close(one, other, rtol=0, atol=0)
-    for one, other in zip(gradients(outputs, inputs).values(), gradients(same_outputs, holey).values()):
-        assert_close(one, other, rtol=0, atol=0)
+    check_strided_inputs()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32_and_rounded_once(dtype):
-    plan = GRAPHS["bipartite"]
-    inputs = make_inputs(plan, TERMS["all"], dtype)
-    wide = {
-        name: x.detach().float().requires_grad_() if getattr(x, "requires_grad", False) else x
-        for name, x in inputs.items()
-    }
-    outputs, expected = run_fused(plan, inputs), run_fused(plan, wide)
-    assert [x.dtype for x in outputs] == [dtype, dtype, torch.float32]
     cuts_off = DEVICE == "cpu" and dtype == torch.bfloat16  # the interpreter does, where a GPU rounds
-    for output, expectation in zip(outputs, expected):
-        assert_close(output, expectation.to(output.dtype), rtol=torch.finfo(dtype).eps if cuts_off else 0, atol=0)
-    grads, expected_grads = gradients(outputs, inputs), gradients(expected, wide)
-    for name, grad in grads.items():
-        assert grad.dtype == dtype
-        assert_close(grad.float(), expected_grads[name], rtol=0.05, atol=0.05)
+    check_half_precision(GRAPHS["bipartite"], dtype, rtol=torch.finfo(dtype).eps if cuts_off else 0)
 
 
 def typed_inputs(plan, num_types, terms, dtype=torch.float64):
@@ -405,17 +365,7 @@ def test_dropout_drops_what_the_cpu_drops(seed):
 @pytest.mark.parametrize("graph", ["ragged", "hub and lonely", "no edges"])
 def test_edge_logits_equal_the_formula_in_output_and_gradients(graph, terms, chunk, monkeypatch):
     cut_rows(monkeypatch, chunk)
-    plan = GRAPHS[graph]
-    inputs = make_inputs(plan, terms, heads=6, key_heads=2)
-    del inputs["value"]
-    output = fused.logits(plan=plan, scale=SCALE, **inputs)
-    expected = SCALE * (inputs["query"][plan.dst] * inputs["key"].repeat_interleave(3, 1)[plan.src]).sum(-1)
-    if terms:
-        expected = expected + SCALE * (inputs["query_attr"][plan.dst] * inputs["edge_attr"][:, None]).sum(-1)
-    assert_close(output, expected, **EXACT)
-    grads, expected_grads = gradients([output], inputs), gradients([expected], inputs)
-    for name, grad in grads.items():
-        assert_close(grad, expected_grads[name], **EXACT)
+    check_edge_logits(GRAPHS[graph], terms)
 
 
 @pytest.mark.parametrize("wants_weights", [False, True], ids=["out", "out and weights"])

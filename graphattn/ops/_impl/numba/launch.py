@@ -72,13 +72,13 @@ def attention_backward(
     work = 2 * num_edges * _work(query, key, value, edge_attr, edge_attr)
     stages, num_parts, packs = _backward_stages(ptr, sources, key, value, work)
 
-    all_visited = head_mask is None and not torch.isneginf(lse).any()
+    wants_query, wants_key, wants_value, wants_query_attr, wants_edge_attr, wants_bias, wants_gate = wanted
+    skips_edges = head_mask is not None or (any(wanted[4:]) and bool(torch.isneginf(lse).any()))
 
     def table(is_wanted):
-        make = torch.empty if all_visited else torch.zeros
+        make = torch.zeros if skips_edges else torch.empty
         return make((num_heads, num_edges) if is_wanted else 0, dtype=dtype)
 
-    wants_query, wants_key, wants_value, wants_query_attr, wants_edge_attr, wants_bias, wants_gate = wanted
     edge_slopes, edge_weights = table(wants_edge_attr), table(wants_edge_attr)
     grad_bias, grad_gate = table(wants_bias), table(wants_gate)
     grad_query = _new_vectors(torch.empty, query, query, dtype, wants_query)
