@@ -19,6 +19,7 @@ from torch import Tensor
 
 from graphattn.graph.plan import Bucket, Plan
 from graphattn.ops.dropout import dropout_factor
+from graphattn.ops.operators import make_operator
 from graphattn.ops.segment import segment_sum
 from graphattn.ops.softmax import softmax_and_lse
 
@@ -101,8 +102,7 @@ def runs_unpadded(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-@torch.library.custom_op("graphattn::block_attention", mutates_args=(), device_types="cpu")
-def block_attention(
+def _block_attention(
     query: Tensor, key: Tensor, value: Tensor, rest_out: Tensor | None, rest_lse: Tensor | None,
     dst: Tensor, src: Tensor, prefix: Tensor, table: Tensor, covers_once: bool, scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -129,13 +129,11 @@ def block_attention(
     return (rest_out * of_rest).index_add_(0, dst, out * of_blocks), lse
 
 
-@block_attention.register_fake
-def _(query, key, value, *others):
+def _fake_block_attention(query, key, value, *others):
     return query.new_empty((*query.shape[:2], value.shape[2])), query.new_empty(query.shape[:2])
 
 
-@torch.library.custom_op("graphattn::block_attention_backward", mutates_args=(), device_types="cpu")
-def block_attention_backward(
+def _block_attention_backward(
     grad_out: Tensor, grad_lse: Tensor | None, out: Tensor, lse: Tensor,
     query: Tensor, key: Tensor, value: Tensor, rest_out: Tensor | None, rest_lse: Tensor | None,
     dst: Tensor, src: Tensor, prefix: Tensor, table: Tensor, covers_once: bool, scale: float,
@@ -175,8 +173,7 @@ def block_attention_backward(
     return *grads, grad_out * share[..., None], grad_score * share
 
 
-@block_attention_backward.register_fake
-def _(grad_out, grad_lse, out, lse, query, key, value, rest_out, rest_lse, *others):
+def _fake_block_attention_backward(grad_out, grad_lse, out, lse, query, key, value, rest_out, rest_lse, *others):
     shapes = [x.shape if x is not None else 0 for x in (query, key, value, rest_out, rest_lse)]
     return tuple(query.new_empty(shape) for shape in shapes)
 
@@ -195,12 +192,17 @@ def _gradients(ctx, grad_out, grad_lse):
     return *wanted, *[None] * 6
 
 
-def _no_double_backward(ctx, *grads):
-    raise NotImplementedError(NO_DOUBLE_BACKWARD)
-
-
-block_attention.register_autograd(_gradients, setup_context=_remember)
-block_attention_backward.register_autograd(_no_double_backward)
+block_attention = make_operator(
+    "block_attention",
+    cpu=_block_attention,
+    fake=_fake_block_attention,
+    gradients=_gradients,
+    remember=_remember,
+    no_second=NO_DOUBLE_BACKWARD,
+)
+block_attention_backward = make_operator(
+    "block_attention_backward", cpu=_block_attention_backward, fake=_fake_block_attention_backward
+)
 
 
 def _each_group(

@@ -15,6 +15,10 @@ A plan is any object with these int64 contiguous tensors, for edges sorted by (t
 import torch
 from torch import Tensor
 
+from graphattn.ops.operators import make_operator
+
+NO_DOUBLE_BACKWARD = 'The fused implementation has no double backward: use impl="scatter".'
+
 
 def attention(
     query: Tensor,
@@ -118,8 +122,7 @@ def logits(
     )  # fmt: skip
 
 
-@torch.library.custom_op("graphattn::fused_attention", mutates_args=(), device_types="cpu")
-def fused_attention(
+def attention_on_cpu(
     query: Tensor, key: Tensor, value: Tensor,
     target_ptr: Tensor, src: Tensor, dst: Tensor, source_ptr: Tensor, source_order: Tensor,
     query_attr: Tensor | None, edge_attr: Tensor | None, edge_type: Tensor | None,
@@ -135,13 +138,11 @@ def fused_attention(
     )  # fmt: skip
 
 
-@fused_attention.register_kernel("cuda")
 def attention_on_cuda(query, key, value, target_ptr, src, dst, source_ptr, source_order, *terms):
     return _cuda().attention(query, key, value, target_ptr, src, dst, *terms)
 
 
-@fused_attention.register_fake
-def _(query, key, value, target_ptr, src, dst, source_ptr, source_order, query_attr, *others):
+def _fake_attention(query, key, value, target_ptr, src, dst, source_ptr, source_order, query_attr, *others):
     out = query.new_empty((*query.shape[:2], value.shape[2]))
     out_attr = query.new_empty(0) if query_attr is None else query.new_empty(query_attr.shape)
     lse = query.new_empty(query.shape[:2], dtype=compute_dtype(query))
@@ -149,8 +150,7 @@ def _(query, key, value, target_ptr, src, dst, source_ptr, source_order, query_a
     return out, out_attr, lse, lse.new_empty((query.shape[1], src.shape[0]) if wants_weights else 0)
 
 
-@torch.library.custom_op("graphattn::fused_attention_backward", mutates_args=(), device_types="cpu")
-def fused_attention_backward(
+def attention_backward_on_cpu(
     grad_out: Tensor, grad_out_attr: Tensor, grad_lse: Tensor, grad_weights: Tensor,
     out: Tensor, out_attr: Tensor, lse: Tensor,
     query: Tensor, key: Tensor, value: Tensor,
@@ -169,20 +169,19 @@ def fused_attention_backward(
     )  # fmt: skip
 
 
-@fused_attention_backward.register_kernel("cuda")
 def attention_backward_on_cuda(*arguments):
     return _cuda().attention_backward(*arguments)
 
 
-@fused_attention_backward.register_fake
-def _(grad_out, grad_out_attr, grad_lse, grad_weights, out, out_attr, lse, query, key, value, *others):
+def _fake_attention_backward(
+    grad_out, grad_out_attr, grad_lse, grad_weights, out, out_attr, lse, query, key, value, *others
+):
     query_attr, edge_attr, _, edge_bias, edge_gate = others[5:10]
     inputs = query, key, value, query_attr, edge_attr, edge_bias, edge_gate
     return empty_gradients(inputs, wanted=others[-1], device=query.device)
 
 
-@torch.library.custom_op("graphattn::fused_logits", mutates_args=(), device_types="cpu")
-def fused_logits(
+def logits_on_cpu(
     query: Tensor, key: Tensor,
     target_ptr: Tensor, src: Tensor, dst: Tensor, source_ptr: Tensor, source_order: Tensor,
     query_attr: Tensor | None, edge_attr: Tensor | None, scale: float,
@@ -190,18 +189,15 @@ def fused_logits(
     return _cpu().logits(query, key, target_ptr, src, query_attr, edge_attr, scale)
 
 
-@fused_logits.register_kernel("cuda")
 def logits_on_cuda(query, key, target_ptr, src, dst, source_ptr, source_order, query_attr, edge_attr, scale):
     return _cuda().logits(query, key, src, dst, query_attr, edge_attr, scale)
 
 
-@fused_logits.register_fake
-def _(query, key, target_ptr, src, *others):
+def _fake_logits(query, key, target_ptr, src, *others):
     return query.new_empty((src.shape[0], query.shape[1]))
 
 
-@torch.library.custom_op("graphattn::fused_logits_backward", mutates_args=(), device_types="cpu")
-def fused_logits_backward(
+def logits_backward_on_cpu(
     grad: Tensor, query: Tensor, key: Tensor,
     target_ptr: Tensor, src: Tensor, dst: Tensor, source_ptr: Tensor, source_order: Tensor,
     query_attr: Tensor | None, edge_attr: Tensor | None, scale: float, wanted: list[bool],
@@ -212,13 +208,13 @@ def fused_logits_backward(
     )
 
 
-@fused_logits_backward.register_kernel("cuda")
 def logits_backward_on_cuda(*arguments):
     return _cuda().logits_backward(*arguments)
 
 
-@fused_logits_backward.register_fake
-def _(grad, query, key, target_ptr, src, dst, source_ptr, source_order, query_attr, edge_attr, scale, wanted):
+def _fake_logits_backward(
+    grad, query, key, target_ptr, src, dst, source_ptr, source_order, query_attr, edge_attr, scale, wanted
+):
     return empty_gradients((query, key, query_attr, edge_attr), wanted, device=query.device)
 
 
@@ -291,10 +287,6 @@ def _logits_gradients(ctx, grad):
     return query, key, *[None] * 5, *terms, None
 
 
-def _no_double_backward(ctx, *grads):
-    raise NotImplementedError('The fused implementation has no double backward: use impl="scatter".')
-
-
 def _no_vmap(info, in_dims, *arguments):
     raise NotImplementedError(
         "The fused implementation has no rule for vmap: join the batch into one graph with disjoint_union, or use "
@@ -302,9 +294,35 @@ def _no_vmap(info, in_dims, *arguments):
     )
 
 
-fused_attention.register_vmap(_no_vmap)
-fused_logits.register_vmap(_no_vmap)
-fused_attention.register_autograd(_attention_gradients, setup_context=_remember_attention)
-fused_logits.register_autograd(_logits_gradients, setup_context=_remember_logits)
-fused_attention_backward.register_autograd(_no_double_backward)
-fused_logits_backward.register_autograd(_no_double_backward)
+fused_attention = make_operator(
+    "fused_attention",
+    cpu=attention_on_cpu,
+    cuda=attention_on_cuda,
+    fake=_fake_attention,
+    gradients=_attention_gradients,
+    remember=_remember_attention,
+    no_second=NO_DOUBLE_BACKWARD,
+    vmap=_no_vmap,
+)
+fused_attention_backward = make_operator(
+    "fused_attention_backward",
+    cpu=attention_backward_on_cpu,
+    cuda=attention_backward_on_cuda,
+    fake=_fake_attention_backward,
+)
+fused_logits = make_operator(
+    "fused_logits",
+    cpu=logits_on_cpu,
+    cuda=logits_on_cuda,
+    fake=_fake_logits,
+    gradients=_logits_gradients,
+    remember=_remember_logits,
+    no_second=NO_DOUBLE_BACKWARD,
+    vmap=_no_vmap,
+)
+fused_logits_backward = make_operator(
+    "fused_logits_backward",
+    cpu=logits_backward_on_cpu,
+    cuda=logits_backward_on_cuda,
+    fake=_fake_logits_backward,
+)

@@ -7,6 +7,8 @@ features are skinny, and BLAS takes several times as long over them. Else by tor
 import torch
 from torch import Tensor
 
+from graphattn.ops.operators import make_operator
+
 MIN_ROWS = 4  # what a register tile of the kernels holds
 
 
@@ -25,29 +27,25 @@ def project_heads(x: Tensor, matrices: Tensor, *, use_kernels: bool) -> Tensor:
     return torch.bmm(x.transpose(0, 1), matrices).transpose(0, 1)
 
 
-@torch.library.custom_op("graphattn::head_products", mutates_args=(), device_types="cpu")
-def products(x: Tensor, matrices: Tensor) -> Tensor:
+def _products(x: Tensor, matrices: Tensor) -> Tensor:
     """[num_rows, num_heads, out_width]"""
     from graphattn.ops._impl.numba import launch
 
     return launch.head_products(x, matrices)
 
 
-@torch.library.custom_op("graphattn::head_products_backward", mutates_args=(), device_types="cpu")
-def summed_products(x: Tensor, y: Tensor) -> Tensor:
+def _summed_products(x: Tensor, y: Tensor) -> Tensor:
     """Σ_n x[n, h, c] · y[n, h], for x and y of equal rows and heads: [num_heads, width, out_width]"""
     from graphattn.ops._impl.numba import launch
 
     return launch.summed_head_products(x, y)
 
 
-@products.register_fake
-def _(x, matrices):
+def _fake_products(x, matrices):
     return x.new_empty((*x.shape[:2], matrices.shape[2]))
 
 
-@summed_products.register_fake
-def _(x, y):
+def _fake_summed_products(x, y):
     return x.new_empty((x.shape[1], x.shape[2], y.shape[2]))
 
 
@@ -57,7 +55,7 @@ def _remember(ctx, inputs, output):
 
 def _products_gradients(ctx, grad):
     x, matrices = ctx.saved_tensors
-    of_x, of_matrices = ctx.needs_input_grad
+    of_x, of_matrices, *_ = ctx.needs_input_grad
     return (
         products(grad, matrices.transpose(1, 2)) if of_x else None,
         summed_products(x, grad) if of_matrices else None,
@@ -66,9 +64,17 @@ def _products_gradients(ctx, grad):
 
 def _summed_products_gradients(ctx, grad):
     x, y = ctx.saved_tensors
-    of_x, of_y = ctx.needs_input_grad
+    of_x, of_y, *_ = ctx.needs_input_grad
     return products(y, grad.transpose(1, 2)) if of_x else None, products(x, grad) if of_y else None
 
 
-products.register_autograd(_products_gradients, setup_context=_remember)
-summed_products.register_autograd(_summed_products_gradients, setup_context=_remember)
+products = make_operator(
+    "head_products", cpu=_products, fake=_fake_products, gradients=_products_gradients, remember=_remember
+)
+summed_products = make_operator(
+    "head_products_backward",
+    cpu=_summed_products,
+    fake=_fake_summed_products,
+    gradients=_summed_products_gradients,
+    remember=_remember,
+)

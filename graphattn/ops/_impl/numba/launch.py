@@ -84,7 +84,7 @@ def attention_backward(
     grad_query = _new_vectors(torch.empty, query, query, dtype, wants_query)
     grad_query_attr = _new_vectors(torch.zeros, query_attr, query_attr, dtype, wants_query_attr)
     grad_key, grad_value = (
-        _new_vectors(torch.zeros, tensor.expand(num_parts, *tensor.shape), tensor, dtype, want)
+        torch.zeros((num_parts, *tensor.shape[:-1], _width(tensor)) if want else 0, dtype=dtype)
         for tensor, want in ((key, wants_key), (value, wants_value))
     )
     upstream = kernels.Upstream(
@@ -144,7 +144,7 @@ def _forward_tasks(ptr, num_key_heads, num_threads, packs):
     has_hub = num_threads > 1 and num_threads * int(np.diff(ptr).max(initial=0)) > ptr[-1]
     if (packs or has_hub) and num_key_heads >= num_threads:
         return _over_heads(0, num_rows, num_key_heads, num_threads)
-    cuts = threads.row_cuts(ptr, num_threads)
+    cuts = threads.row_cuts(ptr, num_threads) if num_threads > 1 else (0, num_rows)
     return np.array([(begin, end, 0, num_key_heads, 0) for begin, end in pairwise(cuts)], np.int64)
 
 
@@ -274,8 +274,11 @@ def _number(number, dtype):
 
 def _array(tensor, dtype=None):
     """The tensor's numbers as a flat array, shared with it if it is contiguous and of the type already."""
-    tensor = tensor.detach()
-    return (tensor if dtype is None else tensor.to(dtype)).contiguous().view(-1).numpy()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    if dtype is not None and tensor.dtype != dtype:  # asked here: even a conversion that does nothing takes a while
+        tensor = tensor.to(dtype)
+    return tensor.contiguous().numpy().reshape(-1)
 
 
 def _optional_array(tensor, dtype):
@@ -289,17 +292,17 @@ def _nothing(dtype):
 
 def _width(tensor):
     """Elements in the last dimension, in whole lanes; none without a tensor."""
-    return 0 if tensor is None else tensor.shape[-1] + -tensor.shape[-1] % WIDTH
+    return 0 if tensor is None else (tensor.shape[-1] + WIDTH - 1) // WIDTH * WIDTH
 
 
 def _vectors(dtype, *tensors):
     """Flat arrays of tensors whose last dimension the kernels read in whole lanes; empty for None."""
 
     def whole_lanes(tensor):
-        missing = 0 if tensor is None else _width(tensor) - tensor.shape[-1]
-        return pad(tensor, (0, missing)) if missing > 0 else tensor
+        missing = -tensor.shape[-1] % WIDTH
+        return _array(pad(tensor, (0, missing)) if missing else tensor, dtype)
 
-    return [_optional_array(whole_lanes(tensor), dtype) for tensor in tensors]
+    return [_nothing(dtype) if tensor is None else whole_lanes(tensor) for tensor in tensors]
 
 
 def _new_vectors(make, rows, columns, dtype, want=True):
@@ -310,7 +313,9 @@ def _new_vectors(make, rows, columns, dtype, want=True):
 
 def _trim(padded, columns, dtype):
     """The part of `_new_vectors` that was asked for, after a kernel filled it."""
-    return (padded if columns is None else padded[..., : columns.shape[-1]]).to(dtype).contiguous()
+    if columns is not None and columns.shape[-1] != padded.shape[-1]:
+        padded = padded[..., : columns.shape[-1]].contiguous()
+    return padded if padded.dtype == dtype else padded.to(dtype)
 
 
 def _finish(grads, inputs, wanted):

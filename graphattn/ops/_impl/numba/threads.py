@@ -30,7 +30,9 @@ def available(work):
 
 def even_cuts(count, num_parts):
     """Returns where to cut `count` equal pieces of work into at most so many parts."""
-    num_parts = max(1, min(count, num_parts))
+    if min(count, num_parts) <= 1:
+        return np.array((0, count))
+    num_parts = min(count, num_parts)
     return np.arange(num_parts + 1, dtype=np.int64) * count // num_parts
 
 
