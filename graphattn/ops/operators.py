@@ -58,7 +58,7 @@ def make_operator(
     register_fake(f"{NAMESPACE}::{name}", fake, lib=_LIBRARY)
     operator = getattr(getattr(torch.ops, NAMESPACE), name).default
     if gradients is not None:
-        differentiable = _differentiable(operator, gradients, remember, no_second)
+        differentiable = _differentiable(operator, cpu, gradients, remember, no_second)
         _LIBRARY.impl(name, differentiable, "Autograd", with_keyset=True)
     if vmap is not None:
         register_vmap(f"{NAMESPACE}::{name}", vmap, lib=_LIBRARY)
@@ -66,12 +66,14 @@ def make_operator(
 
 
 def _differentiable(
-    operator: torch._ops.OpOverload, gradients: Kernel, remember: Kernel | None, no_second: str | None
+    operator: torch._ops.OpOverload, cpu: Kernel, gradients: Kernel, remember: Kernel | None, no_second: str | None
 ) -> Kernel:
     """Returns what the dispatcher calls first: the operator below autograd, remembered where a gradient is wanted."""
 
     def below_autograd(keyset, *inputs):
         with _C._AutoDispatchBelowAutograd():
+            if (keyset & _C._after_ADInplaceOrView_keyset).highestPriorityTypeId() == _C.DispatchKey.CPU:
+                return cpu(*inputs)  # where the dispatcher would go: no mode and no transform is in between
             return operator.redispatch(keyset & _C._after_autograd_keyset, *inputs)
 
     def forward(ctx, *inputs_and_keyset):

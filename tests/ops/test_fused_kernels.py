@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -665,3 +667,20 @@ def test_a_type_that_there_is_not_is_refused_before_a_kernel_reads_it(number):
     query_attr = torch.zeros(*inputs["query"].shape[:2], 3)
     with pytest.raises(ValueError, match=rf"edge_type must lie in \[0, 3\), .* got {number}. Number types from 0"):
         fused.attention(**inputs, plan=plan, query_attr=query_attr, edge_type=edge_type, scale=SCALE)
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no huge pages here")
+def test_large_arrays_ask_for_huge_pages():
+    from graphattn.ops._impl.numba import launch
+
+    def flags_at(address):
+        is_there = False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if span := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+                is_there = int(span[1], 16) <= address < int(span[2], 16)
+            elif is_there and line.startswith("VmFlags:"):
+                return line.split()[1:]
+
+    asked = launch._zeros((4, 2**20), torch.float32)
+    assert not asked.any()
+    assert "hg" in flags_at(asked.data_ptr() + asked.nbytes // 2)

@@ -41,6 +41,7 @@ from numba.core.caching import FunctionCache
 
 from graphattn.ops._impl.numba import vectors
 from graphattn.ops._impl.numba.vectors import (
+    ask_for_huge_pages,
     clamp,
     exp2,
     fma,
@@ -991,6 +992,7 @@ def attention(
     at_row = at_peaks + 4 * GROUP
     at_pairs = at_row + ROW_NUMBERS * room
     numbers = np.empty(at_pairs + (num_nodes * (head_dim + value_dim) if packs else 0), out.dtype)
+    ask_for_huge_pages(numbers)
     row, none = row_scratch(numbers, at_row, integers, hashes, room), pointer(numbers, 0)
     tile = TileScratch(
         pointer(numbers, 0), none, pointer(numbers, num_scores), none, none, pointer(numbers, at_values),
@@ -1242,7 +1244,8 @@ def attention_backward(
 ):  # fmt: skip
     """Writes the gradient of query, and the others, zero on arrival, where they are wanted.
 
-    grad_key and grad_value have a copy for each part that tasks name; tables of edges have a row a head.
+    grad_key and grad_value have a copy for each part that tasks name, and are written whole where heads are packed;
+    tables of edges have a row a head.
     """
     sizes = Sizes(len(src), num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads)
     terms = Terms(
@@ -1272,6 +1275,7 @@ def attention_backward(
     at_pairs = at_row + ROW_NUMBERS * room
     stride = 2 * (head_dim + value_dim)  # a node's gradients lie beside it
     numbers = np.empty(at_pairs + (num_nodes * stride if packs else 0), out.dtype)
+    ask_for_huge_pages(numbers)
     row, none = row_scratch(numbers, at_row, integers, hashes, room), pointer(numbers, 0)
     tile = TileScratch(
         pointer(numbers, 0), pointer(numbers, num_scores), pointer(numbers, at_keys), pointer(numbers, at_values),
@@ -1316,6 +1320,12 @@ def attention_backward(
     keep(numbers)
     keep(integers)
     keep(hashes)
+
+
+@kernel
+def lay_in_huge_pages(array):
+    """Asks for huge pages under an array that nobody has written to."""
+    ask_for_huge_pages(array)
 
 
 @kernel

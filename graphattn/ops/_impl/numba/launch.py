@@ -16,6 +16,7 @@ from graphattn.ops._impl.numba.vectors import WIDTH
 
 CACHE_BYTES = 2**25  # of keys and values of one head: what a shared cache may hold of them, were they packed
 MIN_PACKED_DEGREE = 8  # below, packing costs more than it saves
+LARGE_BYTES = 2**22  # of an array for which huge pages are asked
 CHUNK_WORK = 4_000_000  # multiply-adds of the smallest chunk that is worth a thread's while
 MAX_CHUNKS = 64
 MIN_TASKS = 4  # with fewer key heads, a graph that cannot be cut is served in parts with sums of their own
@@ -29,10 +30,10 @@ def attention(
 ):  # fmt: skip
     dtype = _compute_dtype(query)
     features = _features(query_attr, edge_attr, edge_type)
-    out, out_attr = (_new_vectors(torch.empty, query, columns, dtype) for columns in (value, features))
-    make = torch.empty if head_mask is None else torch.zeros  # edges that a head may not see are not visited
+    out, out_attr = (_new_vectors(_empty, query, columns, dtype) for columns in (value, features))
+    make = _empty if head_mask is None else _zeros  # edges that a head may not see are not visited
     weights = make((query.shape[1], len(src)) if wants_weights else 0, dtype=dtype)
-    lse = torch.empty(query.shape[:2], dtype=dtype)
+    lse = _empty(query.shape[:2], dtype)
     terms = _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id)
     settings = (
         *_sizes(query, key, value, features, edge_bias, edge_gate),
@@ -76,15 +77,16 @@ def attention_backward(
     skips_edges = head_mask is not None or (any(wanted[4:]) and bool(torch.isneginf(lse).any()))
 
     def table(is_wanted):
-        make = torch.zeros if skips_edges else torch.empty
+        make = _zeros if skips_edges else _empty
         return make((num_heads, num_edges) if is_wanted else 0, dtype=dtype)
 
     edge_slopes, edge_weights = table(wants_edge_attr), table(wants_edge_attr)
     grad_bias, grad_gate = table(wants_bias), table(wants_gate)
-    grad_query = _new_vectors(torch.empty, query, query, dtype, wants_query)
-    grad_query_attr = _new_vectors(torch.zeros, query_attr, query_attr, dtype, wants_query_attr)
+    grad_query = _new_vectors(_empty, query, query, dtype, wants_query)
+    grad_query_attr = _new_vectors(_zeros, query_attr, query_attr, dtype, wants_query_attr)
+    make = _empty if packs else _zeros
     grad_key, grad_value = (
-        torch.zeros((num_parts, *tensor.shape[:-1], _width(tensor)) if want else 0, dtype=dtype)
+        make((num_parts, *tensor.shape[:-1], _width(tensor)) if want else 0, dtype=dtype)
         for tensor, want in ((key, wants_key), (value, wants_value))
     )
     upstream = kernels.Upstream(
@@ -104,7 +106,7 @@ def attention_backward(
     for tasks in stages:
         cuts = threads.even_cuts(len(tasks), num_threads)
         threads.run(kernels.attention_backward, cuts, (tasks.reshape(-1), packs, *args))
-    grad_edge_attr = _new_vectors(torch.empty, edge_attr, edge_attr, dtype, wants_edge_attr)
+    grad_edge_attr = _new_vectors(_empty, edge_attr, edge_attr, dtype, wants_edge_attr)
     if wants_edge_attr:
         threads.run(
             kernels.edge_attr_gradient, threads.row_cuts(ptr, num_threads),
@@ -206,7 +208,7 @@ def _separate_chunks(ptr, src, num_chunks):
 def logits(query, key, target_ptr, src, query_attr, edge_attr, scale):
     dtype = _compute_dtype(query)
     sizes = query.shape[1], key.shape[1], _width(key), _width(edge_attr)
-    out = torch.empty((len(src), query.shape[1]), dtype=dtype)
+    out = _empty((len(src), query.shape[1]), dtype)
     ptr, num_threads = _array(target_ptr), threads.available(len(src) * _work(query, key, edge_attr))
     threads.run(
         kernels.logits, threads.row_cuts(ptr, num_threads),
@@ -226,7 +228,7 @@ def logits_backward(
     inputs = query, key, query_attr, edge_attr
     query_array, *other_arrays = _vectors(dtype, *inputs)
     grad = _array(grad, dtype)
-    grads = [_new_vectors(torch.zeros, tensor, tensor, dtype, want) for tensor, want in zip(inputs, wanted)]
+    grads = [_new_vectors(_zeros, tensor, tensor, dtype, want) for tensor, want in zip(inputs, wanted)]
     grad_query, grad_key, *grad_terms = map(_array, grads)
     num_threads = threads.available(len(src) * _work(query, key, edge_attr))
     if wanted[0] or wanted[2] or wanted[3]:
@@ -246,7 +248,7 @@ def logits_backward(
 
 def head_products(x, matrices):
     num_rows, num_heads, _ = x.shape
-    y = _new_vectors(torch.empty, x, matrices, x.dtype)
+    y = _new_vectors(_empty, x, matrices, x.dtype)
     missing = (0, 0, 0, _width(x) - x.shape[2])  # rows of zeros for the lanes that x is padded by
     num_threads = threads.available(num_rows * num_heads * _width(x) * _width(matrices))
     cuts = threads.even_cuts(num_rows, min(num_threads, num_rows // kernels.GROUP))
@@ -305,8 +307,19 @@ def _vectors(dtype, *tensors):
     return [_nothing(dtype) if tensor is None else whole_lanes(tensor) for tensor in tensors]
 
 
+def _empty(shape, dtype):
+    tensor = torch.empty(shape, dtype=dtype)
+    if tensor.nbytes >= LARGE_BYTES:
+        kernels.lay_in_huge_pages(_array(tensor))
+    return tensor
+
+
+def _zeros(shape, dtype):
+    return _empty(shape, dtype).zero_()
+
+
 def _new_vectors(make, rows, columns, dtype, want=True):
-    """For each vector of `rows` one as wide as those of `columns`, in whole lanes, made by torch.zeros or torch.empty.
+    """For each vector of `rows` one as wide as those of `columns`, in whole lanes, made by `_zeros` or `_empty`.
     Without elements if there are no columns or none are wanted."""
     return make(0 if columns is None or not want else (*rows.shape[:-1], _width(columns)), dtype=dtype)
 
@@ -374,7 +387,7 @@ def _by_head(table, dtype):
 
 def _swapped(table, to_heads):
     """[num_edges, num_heads] as [num_heads, num_edges], or back."""
-    swapped = torch.empty(table.shape[::-1], dtype=table.dtype)
+    swapped = _empty(table.shape[::-1], table.dtype)
     num_edges, num_heads = table.shape if to_heads else swapped.shape
     cuts = threads.even_cuts(num_edges, threads.available(4 * table.numel()))
     args = num_edges, num_heads, to_heads, _array(table), _array(swapped)

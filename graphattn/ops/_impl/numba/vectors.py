@@ -7,6 +7,7 @@ seven words each, which calls pass one by one, count references, and wrap negati
 
 import math
 import operator
+import sys
 
 import numpy as np
 from llvmlite import ir
@@ -19,6 +20,7 @@ from numpy.polynomial import Chebyshev, Polynomial
 
 WIDTH = 8
 INT32 = ir.IntType(32)
+HUGE_PAGE, MADV_HUGEPAGE = 2**21, 14
 
 
 class Lanes(types.Type):
@@ -97,6 +99,31 @@ def is_given(typing, place):
 def keep(typing, array):
     """Does nothing, but an array that is named here lives until then."""
     return types.void(array), lambda context, builder, signature, args: context.get_dummy_value()
+
+
+@intrinsic
+def ask_for_huge_pages(typing, array):
+    """Lets Linux back a new array with huge pages: fewer faults, and reads all over it wait less for their addresses.
+
+    Only the pages that lie wholly inside are asked for; an array without such is left alone.
+    """
+
+    def build(context, builder, signature, args):
+        if sys.platform.startswith("linux"):
+            struct = context.make_array(signature.args[0])(context, builder, args[0])
+            word = struct.nitems.type
+            begin = builder.ptrtoint(struct.data, word)
+            end = builder.add(begin, builder.mul(struct.nitems, struct.itemsize))
+            first = builder.and_(builder.add(begin, word(HUGE_PAGE - 1)), word(-HUGE_PAGE))
+            last = builder.and_(end, word(-HUGE_PAGE))
+            with builder.if_then(builder.icmp_unsigned(">", last, first), likely=False):
+                advise_type = ir.FunctionType(INT32, [ir.IntType(8).as_pointer(), word, INT32])
+                advise = get_or_insert_function(builder.module, advise_type, "madvise")
+                place = builder.inttoptr(first, ir.IntType(8).as_pointer())
+                builder.call(advise, [place, builder.sub(last, first), INT32(MADV_HUGEPAGE)])
+        return context.get_dummy_value()
+
+    return types.void(array), build
 
 
 @intrinsic
