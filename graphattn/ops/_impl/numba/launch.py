@@ -32,7 +32,7 @@ def attention(
     features = _features(query_attr, edge_attr, edge_type)
     out, out_attr = (_new_vectors(_empty, query, columns, dtype) for columns in (value, features))
     make = _empty if head_mask is None else _zeros  # edges that a head may not see are not visited
-    weights = make((query.shape[1], len(src)) if wants_weights else 0, dtype=dtype)
+    weights = make((query.shape[1], len(src)), dtype) if wants_weights else None
     lse = _empty(query.shape[:2], dtype)
     terms = _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id)
     settings = (
@@ -48,10 +48,15 @@ def attention(
         kernels.attention, threads.even_cuts(len(tasks), num_threads),
         (
             tasks.reshape(-1), packs, ptr, sources, *settings, *_vectors(dtype, query, key, value),
-            _array(out), _array(out_attr), _array(weights), _array(lse),
+            _array(out), _optional_array(out_attr, dtype), _optional_array(weights, dtype), _array(lse),
         ),
     )  # fmt: skip
-    return _trim(out, value, query.dtype), _trim(out_attr, features, query.dtype), lse, weights
+    return (
+        _trim(out, value, query.dtype),
+        torch.empty(0, dtype=query.dtype) if out_attr is None else _trim(out_attr, features, query.dtype),
+        lse,
+        torch.empty(0, dtype=dtype) if weights is None else weights,
+    )
 
 
 def attention_backward(
@@ -78,7 +83,7 @@ def attention_backward(
 
     def table(is_wanted):
         make = _zeros if skips_edges else _empty
-        return make((num_heads, num_edges) if is_wanted else 0, dtype=dtype)
+        return make((num_heads, num_edges), dtype) if is_wanted else None
 
     edge_slopes, edge_weights = table(wants_edge_attr), table(wants_edge_attr)
     grad_bias, grad_gate = table(wants_bias), table(wants_gate)
@@ -86,19 +91,15 @@ def attention_backward(
     grad_query_attr = _new_vectors(_zeros, query_attr, query_attr, dtype, wants_query_attr)
     make = _empty if packs else _zeros
     grad_key, grad_value = (
-        make((num_parts, *tensor.shape[:-1], _width(tensor)) if want else 0, dtype=dtype)
+        make((num_parts, *tensor.shape[:-1], _width(tensor)), dtype) if want else None
         for tensor, want in ((key, wants_key), (value, wants_value))
     )
     upstream = kernels.Upstream(
         *_vectors(dtype, out, out_attr), _array(lse), *_vectors(dtype, grad_out, grad_out_attr),
         _array(grad_weights, dtype), _array(grad_lse, dtype),
     )  # fmt: skip
-    grads = kernels.Grads(
-        *map(
-            _array,
-            (grad_query, grad_key, grad_value, grad_query_attr, edge_slopes, edge_weights, grad_bias, grad_gate),
-        )
-    )
+    made = grad_query, grad_key, grad_value, grad_query_attr, edge_slopes, edge_weights, grad_bias, grad_gate
+    grads = kernels.Grads(*(_optional_array(grad, dtype) for grad in made))
     args = (
         ptr, sources, *settings, *_vectors(dtype, query, key, value), *upstream, *grads,
     )  # fmt: skip
@@ -117,16 +118,16 @@ def attention_backward(
         )  # fmt: skip
     wanted_grads = (
         grad_query,
-        *((grad[0] if num_parts == 1 else grad.sum(0)) if len(grad) else grad for grad in (grad_key, grad_value)),
+        *(grad if grad is None else grad[0] if num_parts == 1 else grad.sum(0) for grad in (grad_key, grad_value)),
         grad_query_attr,
         grad_edge_attr,
         *(
             grad
-            if not want
+            if grad is None
             else _swapped(grad, to_heads=False)
             if given.shape[1] == num_heads
             else grad.sum(0)[:, None]
-            for grad, given, want in ((grad_bias, edge_bias, wants_bias), (grad_gate, edge_gate, wants_gate))
+            for grad, given in ((grad_bias, edge_bias), (grad_gate, edge_gate))
         ),
     )
     inputs = query, key, value, query_attr, edge_attr, edge_bias, edge_gate
@@ -229,7 +230,7 @@ def logits_backward(
     query_array, *other_arrays = _vectors(dtype, *inputs)
     grad = _array(grad, dtype)
     grads = [_new_vectors(_zeros, tensor, tensor, dtype, want) for tensor, want in zip(inputs, wanted)]
-    grad_query, grad_key, *grad_terms = map(_array, grads)
+    grad_query, grad_key, *grad_terms = (_optional_array(grad, dtype) for grad in grads)
     num_threads = threads.available(len(src) * _work(query, key, edge_attr))
     if wanted[0] or wanted[2] or wanted[3]:
         ptr = _array(target_ptr)
@@ -320,13 +321,13 @@ def _zeros(shape, dtype):
 
 def _new_vectors(make, rows, columns, dtype, want=True):
     """For each vector of `rows` one as wide as those of `columns`, in whole lanes, made by `_zeros` or `_empty`.
-    Without elements if there are no columns or none are wanted."""
-    return make(0 if columns is None or not want else (*rows.shape[:-1], _width(columns)), dtype=dtype)
+    None if there are no columns or none are wanted."""
+    return None if columns is None or not want else make((*rows.shape[:-1], _width(columns)), dtype)
 
 
 def _trim(padded, columns, dtype):
     """The part of `_new_vectors` that was asked for, after a kernel filled it."""
-    if columns is not None and columns.shape[-1] != padded.shape[-1]:
+    if columns.shape[-1] != padded.shape[-1]:
         padded = padded[..., : columns.shape[-1]].contiguous()
     return padded if padded.dtype == dtype else padded.to(dtype)
 
