@@ -5,7 +5,7 @@ patches and a molecule differ in how that list is made; the layer, its weights a
 
     python examples/01_attention_is_a_graph.py
 
-Takes about 10 s on a laptop (most of it compiles the kernel, once). The last line reads
+Takes some seconds, and longer the first time, when the kernel is compiled. The last line reads
 
     one layer, 3 kinds of input, 1 set of weights: 16,640 parameters
 """

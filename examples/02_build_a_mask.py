@@ -5,7 +5,7 @@ that builds one makes a matrix of all pairs, so it serves a hundred thousand tok
 
     python examples/02_build_a_mask.py
 
-Takes about 4 s on a laptop, nearly all of it to import PyTorch. The last line reads
+Takes some seconds, nearly all of them to import PyTorch. The last line reads
 
     6 masks, 856 edges, and no matrix of all pairs was made to build them
 """
