@@ -74,3 +74,9 @@ def test_operators_keep_the_promises_of_torch_library():
     x, matrices = make_inputs(6, 2, 3, 4)
     torch.library.opcheck(products, (x, matrices))
     torch.library.opcheck(summed_products, (x, torch.randn(6, 2, 4, dtype=torch.float64, requires_grad=True)))
+
+
+def test_results_are_contiguous_as_the_fake_kernels_say():
+    x, matrices = make_inputs(6, 2, 3, 4)
+    assert products(x, matrices).is_contiguous()
+    assert summed_products(x, torch.randn(6, 2, 4, dtype=torch.float64)).is_contiguous()

@@ -328,8 +328,8 @@ def _new_vectors(make, rows, columns, dtype, want=True):
 def _trim(padded, columns, dtype):
     """The part of `_new_vectors` that was asked for, after a kernel filled it."""
     if columns.shape[-1] != padded.shape[-1]:
-        padded = padded[..., : columns.shape[-1]].contiguous()
-    return padded if padded.dtype == dtype else padded.to(dtype)
+        padded = padded[..., : columns.shape[-1]]
+    return (padded if padded.dtype == dtype else padded.to(dtype)).contiguous()
 
 
 def _finish(grads, inputs, wanted):
