@@ -8,6 +8,7 @@ from graphattn.graph import AttentionGraph
 from graphattn.nn.edges import EdgeTerms
 from graphattn.nn.scores import DotProduct
 from graphattn.ops import graph_attention
+from graphattn.ops.listening import is_listening
 
 
 class Score(Protocol):
@@ -179,6 +180,8 @@ class GraphAttention(nn.Module):
         selected, edge_bias = self.select(x, graph)
         if edge_attr is not None:
             edge_attr = selected.align(edge_attr, of=graph)
+        if is_listening():  # who records wants the layer's own numbers
+            return selected, source, edge_attr, edge_bias
         selected, kept = selected.compact_sources()
         return selected, source[kept], edge_attr, edge_bias
 
@@ -187,6 +190,8 @@ class GraphAttention(nn.Module):
         is_right = isinstance(graph, AttentionGraph) and source.shape[:1] == (graph.num_src_nodes,)
         if not is_right or source.device != graph.device:
             return graph, source  # the verb says what is wrong
+        if is_listening():
+            return graph, source
         if graph.blocks is not None and self.impl not in ("auto", "blocks"):
             return graph, source  # it reads the plan of the listed edges only
         fewer, kept = graph.only_read_sources()

@@ -30,6 +30,11 @@ class Terms(NamedTuple):
         """Whether something is told per edge, so that positions of edges matter."""
         return self.dropout_p > 0 or any(x is not None for x in (self.edge_bias, self.edge_gate, self.edge_attr))
 
+    def of_scores(self) -> "Terms":
+        """Returns those that the weights depend on."""
+        edge_attr = None if self.edge_key_weight is None else self.edge_attr
+        return self._replace(edge_attr=edge_attr, edge_gate=None, edge_value_weight=None, dropout_p=0.0, seed=None)
+
     def listed(self) -> "Terms":
         """Returns the same with a row for every edge, whatever its type."""
         if self.edge_type is None:

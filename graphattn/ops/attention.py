@@ -16,14 +16,16 @@ Which mechanism needs which argument (the seats of `graphattn.nn`, and the paper
 | merging parts computed apart | `attention_with_lse`: out = Σ softmax(lse)_p · out_p |
 | dropout of weights | `dropout_p` and `seed`, a stated hash (`graphattn.ops.dropout`), the same everywhere |
 | pictures and pathways | `attention_weights`, `attention_with_weights`: O(edges · heads), before dropout and gates |
+| recording a whole model | nothing: every call tells its weights to who listens (`graphattn.ops.listening`) |
 """
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from graphattn.graph import AttentionGraph
-from graphattn.ops._arguments import Terms, check_features, check_head_gate, check_terms
+from graphattn.ops._arguments import HALF, Terms, check_features, check_head_gate, check_terms
 from graphattn.ops._costs import constants_for
 from graphattn.ops._dispatch import (
     IMPLEMENTATIONS,
@@ -37,6 +39,8 @@ from graphattn.ops._dispatch import (
     run_weights,
     run_with_weights,
 )
+from graphattn.ops.dropout import dropout_factor
+from graphattn.ops.listening import Call, Listener, Receive, announce, willing
 
 
 def graph_attention(
@@ -123,7 +127,7 @@ def graph_attention(
     )
     chosen = resolve(impl, graph, _sizes(query, value.shape[2]), terms.reads_edges)
     gate = None if head_gate is None else check_head_gate(head_gate, query)
-    out, _ = run_attention(chosen, query, key, value, graph, terms, needs_lse=False)
+    out, _ = _run(chosen, query, key, value, graph, terms, gate)
     return out if gate is None else out * gate.to(out.dtype)[:, None]
 
 
@@ -179,7 +183,7 @@ def attention_with_lse(
         seed=seed,
     )
     chosen = resolve(impl, graph, _sizes(query, value.shape[2]), terms.reads_edges)
-    out, lse = run_attention(chosen, query, key, value, graph, terms, needs_lse=True)
+    out, lse = _run(chosen, query, key, value, graph, terms, needs_lse=True)
     assert lse is not None
     return out, lse
 
@@ -280,6 +284,7 @@ def attention_with_weights(
         seed=seed,
     )
     out, alpha = run_with_weights(chosen, query, key, value, listed, terms)
+    _announce(willing(), out, alpha, value, listed, terms, None)
     return out, alpha.to(query.dtype)
 
 
@@ -356,6 +361,83 @@ def explain(query: Tensor, graph: AttentionGraph, *, value_dim: int | None = Non
     print(f"  constants: {constants_for(sizes.device.type).source}")
 
 
+def _run(
+    impl: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    graph: AttentionGraph,
+    terms: Terms,
+    head_gate: Tensor | None = None,
+    needs_lse: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Runs a call, and tells its weights to those who listen; out and its gradient are the same if nobody does."""
+    listeners = willing()
+    if not listeners:
+        return run_attention(impl, query, key, value, graph, terms, needs_lse)
+    listed, lse = graph.enumerate(), None
+    # as the call would run unheard: types of edges run another way, and weights that nobody differentiates would slow
+    # down the backward of a pass that makes them
+    if impl == "fused" and terms.edge_type is None and not needs_lse and not torch.is_grad_enabled():
+        out, alpha = run_with_weights(impl, query, key, value, listed, terms)
+    else:
+        out, lse = run_attention(impl, query, key, value, graph, terms, needs_lse)
+        with torch.no_grad():
+            able = _resolve_listed("auto" if impl == "blocks" else impl, query, listed, terms)
+            alpha = run_weights(able, query, key, listed, terms.of_scores())
+    _announce(listeners, out, alpha, value, listed, terms, head_gate)
+    return out, lse
+
+
+def _announce(
+    listeners: tuple[Listener, ...],
+    out: Tensor,
+    alpha: Tensor,
+    value: Tensor,
+    graph: AttentionGraph,
+    terms: Terms,
+    head_gate: Tensor | None,
+) -> None:
+    """Tells the weights of a call, and how to have their gradient: it comes by `out`, to which no head gate applies."""
+    if not listeners:
+        return
+    value = value.detach()
+
+    def on_gradient(receive: Receive) -> None:
+        out.register_hook(lambda grad: receive(_weights_gradient(grad, value, graph, terms)))
+
+    call = Call(
+        "attention",
+        graph,
+        alpha.detach(),
+        None if terms.edge_gate is None else terms.listed().edge_gate,
+        None if head_gate is None else head_gate.detach(),
+        value,
+        on_gradient if out.requires_grad else None,
+    )
+    announce(listeners, call)
+
+
+@torch.no_grad()
+def _weights_gradient(grad_out: Tensor, value: Tensor, graph: AttentionGraph, terms: Terms) -> Tensor:
+    """Returns gate_e · drop · grad_out_i·(v_j + Wv a_e), which has the form of a logit, [num_edges, num_heads]."""
+    if value.dtype in HALF:
+        grad_out, value = grad_out.float(), value.float()
+    features: dict[str, Any] = {}
+    if terms.edge_value_weight is not None:
+        features = {
+            "edge_attr": terms.edge_attr, "edge_key_weight": terms.edge_value_weight, "edge_type": terms.edge_type
+        }  # fmt: skip
+    slope = edge_logits(grad_out.contiguous(), value, graph, scale=1.0, **features)
+    if (edge_gate := terms.listed().edge_gate) is not None:
+        slope = slope * edge_gate
+    if terms.dropout_p > 0:
+        assert terms.seed is not None
+        edge_id = torch.arange(graph.num_edges, device=slope.device)
+        slope = slope * dropout_factor(terms.seed, edge_id, slope.shape[1], terms.dropout_p).to(slope.dtype)
+    return slope if graph.head_mask is None else slope.masked_fill(~graph.head_mask, 0.0)
+
+
 def _scored(
     query: Tensor, key: Tensor, graph: AttentionGraph, impl: str, **terms: Any
 ) -> tuple[Tensor, Tensor, AttentionGraph, str, Terms]:
@@ -365,8 +447,13 @@ def _scored(
     if impl == "blocks":
         raise ValueError("impl='blocks' cannot return values per edge. These can: dense, scatter, gather, fused.")
     listed = graph.enumerate()
-    chosen = resolve(impl, listed, _sizes(query, query.shape[2]), checked.reads_edges)
-    return query, key, listed, chosen, checked
+    return query, key, listed, _resolve_listed(impl, query, listed, checked), checked
+
+
+def _resolve_listed(impl: str, query: Tensor, listed: AttentionGraph, terms: Terms) -> str:
+    """Returns an implementation that makes a number of every edge; auto takes blocks where there is no edge at all."""
+    chosen = resolve(impl, listed, _sizes(query, query.shape[2]), terms.reads_edges)
+    return "scatter" if chosen == "blocks" else chosen
 
 
 def _sizes(query: Tensor, value_dim: int) -> Sizes:

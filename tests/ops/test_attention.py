@@ -1029,6 +1029,12 @@ def test_a_large_graph_whose_targets_are_in_pieces_is_refused_with_every_reason(
         graph_attention(x, x, x, graph, edge_bias=bias)
 
 
+def test_a_graph_without_edges_has_weights_and_logits_of_no_edge() -> None:
+    graph, features = edges("", 4, 4), torch.zeros(4, NUM_HEADS, 5)  # which auto serves by blocks where it can
+    assert attention_weights(features, features, graph).shape == (0, NUM_HEADS)
+    assert edge_logits(features, features, graph).shape == (0, NUM_HEADS)
+
+
 def test_weights_by_blocks_are_refused_with_those_that_can() -> None:
     x = drawn(11, 3, 5)
     with pytest.raises(ValueError, match=r"impl='blocks' cannot return values per edge\. These can: dense, scatter"):
