@@ -4,6 +4,7 @@
     graphattn tune --config ogbg-molesol --trials 20
     graphattn evaluate RUN
     graphattn predict RUN --smiles FILE
+    graphattn draw RUN --index 0 --out pathways.svg
     graphattn mask "sliding_window(4096, radius=64) | global_tokens(4096, [0])" --keep is_causal --out mask.svg
     graphattn data list
     graphattn info [--calibrate]
@@ -24,7 +25,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-MASK_FILES = (".safetensors", ".npz", ".svg", ".png")
+PICTURES = (".svg", ".png", ".pdf")
+MASK_FILES = (".safetensors", ".npz", *PICTURES)
+DRAWN_FILES = (*PICTURES, ".graphml", ".gexf", ".json", ".dot")
 EXPECTED = (ValueError, TypeError, OSError, ImportError)  # said in one line; GRAPHATTN_TRACEBACK=1 shows where
 
 
@@ -120,6 +123,20 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--split", default="test", help="of --data")
     made.add_argument("--out", metavar="FILE.csv", type=Path)
 
+    made = command("draw", draw, "Draws what a trained run read in a graph of its data set, or writes its pathways.")
+    made.add_argument("folder", metavar="RUN", type=Path)
+    made.add_argument("--out", metavar="FILE", type=Path, required=True, help=f"ends in {', '.join(DRAWN_FILES)}")
+    made.add_argument("--index", metavar="I", type=int, default=0, help="which graph of the split, from 0")
+    made.add_argument("--split", default="test", help="test, valid, train; with all, --index counts the whole data set")
+    made.add_argument("--view", default="graph", help="graph (a molecule with arrows), layers, arcs, or heads")
+    made.add_argument("--layer", metavar="L", type=int, help="of the views graph and arcs; all merged if left out")
+    made.add_argument("--method", help="rollout, flow, or weights of each layer")
+    made.add_argument("--heads", default="mean", help="mean, max, each, or the number of one")
+    made.add_argument("--weighting", default="alpha", help="alpha, value_norm, gradient or absolute_gradient")
+    made.add_argument(
+        "--share", metavar="P", type=float, default=0.8, help="of the influence on the output, to be kept"
+    )
+
     made = command("mask", mask, "Builds a graph from an expression: says what it is, describes, draws and stores it.")
     made.add_argument("expression", help="builders, their arguments, | & - ^ @ ~, .T and .keep(rule)")
     made.add_argument(
@@ -207,17 +224,22 @@ def train(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _draw(run: Path) -> None:
-    """Draws the curve of a run that is finished and stored, and prints where: without one it is as good a run."""
-    try:
-        from graphattn.viz import save_training_curves
+    """Draws the curve of a finished run and a test graph, and prints where: without them it is as good a run."""
+    failed: dict[str, list[str]] = {}
+    for name in ("curve", "pathways"):
+        try:
+            from graphattn.viz.curves import save_training_curves
+            from graphattn.viz.run_example import save_run_example
 
-        path = save_training_curves(run)
-    except Exception as error:
-        if os.environ.get("GRAPHATTN_TRACEBACK"):
-            raise
-        print(f"graphattn: the curve was not drawn: {_said(error)}", file=sys.stderr)
-    else:
-        print(path)
+            path = save_training_curves(run) if name == "curve" else save_run_example(run)
+        except Exception as error:
+            if os.environ.get("GRAPHATTN_TRACEBACK"):
+                raise
+            failed.setdefault(_said(error), []).append(name)
+        else:
+            print(path)
+    for reason, names in failed.items():
+        print(f"graphattn: not drawn: {' and '.join(names)}: {reason}", file=sys.stderr)
 
 
 def tune(options: argparse.Namespace, overrides: list[str]) -> int:
@@ -327,13 +349,34 @@ def _cells(values: Any) -> list[str]:
     return ["" if value != value else f"{value:.6g}" for value in values]
 
 
+def draw(options: argparse.Namespace) -> int:
+    """Sends one graph through a trained model, and draws what it read or writes the pathways for other programs."""
+    out = _checked_file(options.out.expanduser(), DRAWN_FILES)
+    from graphattn.viz import save_picture
+    from graphattn.viz.run_example import run_example
+
+    heads = int(options.heads) if options.heads.isdecimal() else options.heads
+    asked: dict[str, Any] = {"share": options.share, "heads": heads, "weighting": options.weighting}
+    example = run_example(options.folder, options.index, options.split, needs_gradient="gradient" in options.weighting)
+    if out.suffix in PICTURES:
+        drawn = example.draw(options.view, layer=options.layer, method=options.method, **asked)
+        save_picture(drawn, out)
+    else:
+        if options.layer is not None or options.view != "graph":
+            raise ValueError(f"{out.suffix} holds all layers and no picture. Leave --layer and --view out.")
+        example.pathways(options.method or "weights", **asked).write(out)
+    print(example.title)
+    print(out)
+    return 0
+
+
 def mask(options: argparse.Namespace) -> int:
     """Builds the graph of an expression, says what was asked for, and writes it."""
     import torch
 
     from graphattn.connectivity.expression import read_graph, read_rule
 
-    out = None if options.out is None else _checked_mask_file(options.out.expanduser())
+    out = None if options.out is None else _checked_file(options.out.expanduser(), MASK_FILES)
     rules = [read_rule(text) for text in options.keep]
     if not 0 <= options.seed < 2**63:
         raise ValueError(f"--seed must lie in [0, 2^63), got {options.seed}. Any small number serves.")
@@ -346,29 +389,31 @@ def mask(options: argparse.Namespace) -> int:
     if options.raster:
         print(graph.raster())
     if out is not None:
-        if out.suffix in (".svg", ".png"):
-            from graphattn.viz import save_matrix
+        if out.suffix in PICTURES:
+            from graphattn.viz import draw_matrix, save_picture
 
-            save_matrix(graph, out)
+            save_picture(draw_matrix(graph), out)
         else:
             graph.save(out)
         print(out)
     return 0
 
 
-def _checked_mask_file(path: Path) -> Path:
+def _checked_file(path: Path, endings: Sequence[str]) -> Path:
     """Returns the file to write, or raises before any work is done."""
     import importlib.util
 
-    if path.suffix not in MASK_FILES:
-        raise ValueError(f"--out must end in {', '.join(MASK_FILES)}, got {path.name!r}. Pictures are .svg and .png.")
+    if path.suffix not in endings:
+        raise ValueError(
+            f"--out must end in {', '.join(endings)}, got {path.name!r}. Pictures are {', '.join(PICTURES)}."
+        )
     if path.is_dir():
         raise ValueError(f"--out {path} is a directory. Name a file in it.")
     if not path.parent.is_dir():
         raise ValueError(f"--out {path}: there is no directory {path.parent}. Make it first.")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ValueError(f"--out {path} is not writable. Name another place.")
-    if path.suffix in (".svg", ".png") and importlib.util.find_spec("matplotlib") is None:
+    if path.suffix in PICTURES and importlib.util.find_spec("matplotlib") is None:
         raise ImportError("drawing needs matplotlib, which is not installed: pip install graphattn[viz]")
     return path
 

@@ -40,15 +40,15 @@ def test_train_prints_the_metrics_and_the_folder(run: Path, capsys: pytest.Captu
     assert "seed 0  valid rmse" in printed and "test rmse" in printed and str(run) in printed
 
 
-def test_train_ends_with_the_picture(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_ends_with_the_pictures(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
-    picture = run / "curve.png"
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    picture.unlink()
+    pictures = [run / "curve.png", run / "pathways.png"]
     for resume in (run, run / "checkpoints" / "last.ckpt"):
+        for picture in pictures:
+            assert picture.read_bytes().startswith(b"\x89PNG")
+            picture.unlink()
         assert main(["train", "--resume", str(resume)]) == 0
-        assert capsys.readouterr().out.splitlines()[-1] == str(picture)
-        picture.unlink()
+        assert capsys.readouterr().out.splitlines()[-2:] == [str(picture) for picture in pictures]
 
 
 def test_a_picture_that_cannot_be_drawn_costs_one_line(
@@ -61,15 +61,16 @@ def test_a_picture_that_cannot_be_drawn_costs_one_line(
     finally:
         (run / "curve.png").rmdir()
     printed = capsys.readouterr()
-    assert "test rmse" in printed.out and str(run) in printed.out.splitlines()[-1]
-    assert printed.err.startswith("graphattn: the curve was not drawn: ") and len(printed.err.splitlines()) == 1
+    assert "test rmse" in printed.out and printed.out.splitlines()[-1] == str(run / "pathways.png")
+    assert printed.err.startswith("graphattn: not drawn: curve: ") and len(printed.err.splitlines()) == 1
 
     for name in [name for name in sys.modules if name.startswith("matplotlib")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["train", "--resume", str(run)]) == 0
     printed = capsys.readouterr()
-    assert "test rmse" in printed.out and "curve.png" not in printed.out
+    assert "test rmse" in printed.out and ".png" not in printed.out
+    assert printed.err.startswith("graphattn: not drawn: curve and pathways: ")
     assert len(printed.err.splitlines()) == 1 and "pip install graphattn[viz]" in printed.err
 
 
@@ -112,6 +113,49 @@ def test_predict_writes_a_row_per_molecule_and_names_the_bad_line(
     assert len(capsys.readouterr().out.splitlines()) == 1 + 65
 
 
+def test_draw_writes_pictures_and_files_for_other_programs(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    for name, more in (
+        ("a.svg", []), ("a.png", ["--view", "layers", "--heads", "1"]), ("a.pdf", ["--layer", "-1", "--share", "1"]),
+        ("b.svg", ["--view", "arcs", "--method", "flow"]), ("b.png", ["--view", "heads", "--split", "train"]),
+        ("a.graphml", []), ("a.gexf", ["--method", "rollout"]), ("a.json", ["--weighting", "gradient"]), ("a.dot", []),
+    ):  # fmt: skip
+        assert main(["draw", str(run), "--index", "2", "--out", str(tmp_path / name), *more]) == 0
+        title, values, path = capsys.readouterr().out.splitlines()
+        assert title.startswith("ogbg-molfreesolv ") and values.startswith("predicted ")
+        assert path == str(tmp_path / name) and (tmp_path / name).stat().st_size
+    json = (tmp_path / "a.json").read_text()
+    assert "strongest edges up to 80 %" in json and '"virtual"' in json
+
+
+def test_draw_checks_its_file_first_and_says_what_it_does_not_know(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    for more, message in (
+        (["--out", "a.html"], "--out must end in .svg, .png, .pdf, .graphml, .gexf, .json, .dot, got 'a.html'"),
+        (["--out", str(tmp_path / "none" / "a.png")], "there is no directory"),
+        (["--out", str(tmp_path / "folder.png")], "is a directory"),
+        (["--index", "65"], "index must lie in [0, 65)"),
+        (["--split", "tests"], "split must be one of test, valid, train, all"),
+        (["--view", "tree"], "view must be one of"),
+        (["--layer", "7"], "layer must be one of 0, or -1, got 7"),
+        (["--method", "sum"], "method must be one of"),
+        (["--heads", "9"], "head"),
+        (["--heads", "meen"], "mean"),
+        (["--weighting", "alfa"], "alpha"),
+        (["--share", "1.5"], "share must"),
+        (["--out", str(tmp_path / "a.dot"), "--layer", "0"], "Leave --layer and --view out"),
+    ):
+        out = [] if "--out" in more else ["--out", str(tmp_path / "a.svg")]
+        assert main(["draw", str(run), *out, *more]) == 1, more
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("graphattn: error: ") and message in line
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+
+
 MASK = "sliding_window(96, radius=4) | global_tokens(96, [0])"
 
 
@@ -152,7 +196,7 @@ def test_mask_checks_its_file_before_it_builds(
     monkeypatch.setattr("graphattn.connectivity.expression.read_graph", None)
     (tmp_path / "folder.png").mkdir()
     for name, message in (
-        ("mask.gif", "--out must end in .safetensors, .npz, .svg, .png, got 'mask.gif'"),
+        ("mask.gif", "--out must end in .safetensors, .npz, .svg, .png, .pdf, got 'mask.gif'"),
         ("mask", "--out must end in"),
         ("none/mask.npz", "there is no directory"),
         ("folder.png", "is a directory"),
@@ -230,6 +274,7 @@ def test_constants_that_cannot_be_kept_are_not_measured(
         (["train", "--resume", "nowhere"], "there is no run nowhere"),
         (["evaluate", "nowhere"], "there is no run nowhere"),
         (["predict", "nowhere", "--smiles", "x"], "there is no run nowhere"),
+        (["draw", "nowhere", "--out", "a.json"], "there is no run nowhere"),
         (["data", "card", "ogbg-molesl"], "Did you mean"),
     ],
 )
@@ -289,8 +334,9 @@ def test_ctrl_c_saves_exits_with_130_and_resumes(tmp_path: Path, num_workers: in
 def test_two_seeds_print_mean_and_spread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["train", "--config", "ogbg-molfreesolv", *TINY, "--training.max_epochs", "1"]
     assert main([*command, "--run_root", str(tmp_path), "--seeds", "0-1"]) == 0
-    *_, test, folder, picture = capsys.readouterr().out.splitlines()
+    *_, test, folder, picture, pathways = capsys.readouterr().out.splitlines()
     assert test.startswith("test rmse ") and test.endswith("(2 seeds)")
     assert Path(picture) == Path(folder) / "curve.png" and Path(picture).is_file()
+    assert Path(pathways) == Path(folder) / "pathways.png" and Path(pathways).is_file()
     assert main(["evaluate", folder]) == 0
     assert capsys.readouterr().out.splitlines()[-1].split(" rmse ")[1] == test.split(" rmse ")[1]

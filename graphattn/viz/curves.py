@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import math
 import textwrap
 from collections.abc import Sequence
@@ -12,21 +11,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from graphattn.data.files import write_whole
 from graphattn.data.task import LOWER_IS_BETTER
 from graphattn.training.config import RunConfig, read_config
 from graphattn.training.folder import RunFolder, read_journal
 from graphattn.training.seeds import runs_in
+from graphattn.viz.canvas import TEXT, new_figure, save_picture
+from graphattn.viz.palette import BLACK, BLUE, ORANGE, SKY_BLUE, VERMILLION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# Okabe and Ito 2008, "Color universal design": told apart under every common colour blindness, and in print by
-# lightness; width says the same once more.
-SKY_BLUE, BLUE, ORANGE, VERMILLION, BLACK = "#56B4E9", "#0072B2", "#E69F00", "#D55E00", "#000000"
-TEXT: dict[str, Any] = {"parse_math": False, "usetex": False}  # names come from users: a $ in one is a $
 LOG_FROM = 3.0  # an error that falls by this factor is drawn on a logarithmic axis, or its end would be a flat line
 
 
@@ -94,18 +90,14 @@ def save_training_curves(run: str | Path, path: str | Path | None = None) -> Pat
 
     Args:
         run: as there.
-        path: its ending says the format, such as .png, .svg or .pdf; None is `curve.png` in the folder.
+        path: its ending says the format, .png, .svg or .pdf; None is `curve.png` in the folder.
 
     Raises:
+        ValueError: if it ends otherwise.
         OSError: if the directory is not writable or the disk is full.
     """
-    path = RunFolder(Path(run).expanduser()).curve if path is None else Path(path).expanduser()
-    figure = _figure()
-    plot_training_curves(run, figure.axes)
-    stream = io.BytesIO()
-    figure.savefig(stream, format=path.suffix.removeprefix(".") or "png", dpi=150)
-    write_whole(path, stream.getvalue())
-    return path
+    above, _ = plot_training_curves(run)
+    return save_picture(above, RunFolder(Path(run).expanduser()).curve if path is None else path)
 
 
 def read_curve(lines: Sequence[dict[str, Any]], key: str) -> Curve:
@@ -166,12 +158,8 @@ def best_of(curve: Curve, metric: str) -> int | None:
 
 
 def _figure() -> Figure:
-    """Returns a figure of two empty panels; pyplot, its windows and its list of figures are not involved."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(f"drawing needs {error.name}, which is not installed: pip install graphattn[viz]") from error
-    figure = Figure(figsize=(7.0, 5.6), layout="constrained")  # inches
+    figure = new_figure(7.0, 5.6)
+    figure.set_layout_engine("constrained")
     figure.subplots(2, 1, sharex=True)
     return figure
 

@@ -1,0 +1,56 @@
+"""All layers of pathways as one: an edge from every input to every output, so that any picture can show them."""
+
+from __future__ import annotations
+
+import torch
+
+from graphattn.viz.attribution import Attribution
+from graphattn.viz.pathways import Pathways
+
+
+def merged(pathways: Pathways, attribution: Attribution | None = None) -> Pathways:
+    """Returns pathways of inputs and outputs only, whose edges are the numbers of an attribution that are not zero.
+
+    Args:
+        pathways: of any number of layers.
+        attribution: what they were asked, such as `pathways.max_flow([0])`; None asks for `pathways.rollout()`.
+
+    Returns:
+        Pathways of one layer: inputs at rank 0 (memories, if there are any, at rank 1), outputs at the last rank.
+
+    Raises:
+        ValueError: if the attribution is of other pathways; and what `rollout` raises.
+
+    >>> number = torch.arange(3)
+    >>> chain = Pathways(torch.tensor([[0, 1], [1, 2]]), torch.tensor([0.5, 0.25], dtype=torch.float64),
+    ...                  *torch.zeros(3, 2).long(), number, *torch.zeros(2, 3).long(), None, "by hand", 1.0)
+    >>> found = merged(chain)
+    >>> found.num_ranks, found.edge_index.tolist(), found.weight.tolist()
+    (2, [[0], [1]], [0.125])
+    """
+    found = pathways.rollout() if attribution is None else attribution
+    nodes = torch.cat([found.inputs, found.outputs])
+    if nodes.numel() and int(nodes.max()) >= pathways.num_nodes:
+        raise ValueError(
+            f"attribution must be of these pathways, which have {pathways.num_nodes} nodes, got node "
+            f"{int(nodes.max())}. Pass what their own rollout() or max_flow() returned."
+        )
+    num_inputs = found.inputs.numel()
+    is_memory = pathways.node_kind[found.inputs] == pathways.node_kinds.index("memory")
+    last = 1 + int(bool(is_memory.any()))
+    output, input_ = found.weight.nonzero(as_tuple=True)
+    num_edges = output.numel()
+    return Pathways(
+        edge_index=torch.stack([input_, num_inputs + output]),
+        weight=found.weight[output, input_].double(),
+        head=torch.full((num_edges,), -1),
+        layer=torch.zeros(num_edges, dtype=torch.int64),
+        edge_kind=torch.zeros(num_edges, dtype=torch.int64),
+        rank=torch.cat([is_memory.long(), torch.full_like(found.outputs, last)]),
+        element=pathways.element[nodes],
+        node_kind=pathways.node_kind[nodes],
+        labels=pathways.labels,
+        method=found.method,
+        kept=pathways.kept,
+        threshold=pathways.threshold,
+    )
