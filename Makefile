@@ -21,7 +21,7 @@ INSTALLED := $(VENV)/.stamp-installed
 
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install train lint test test-all bench scatter wheel-test clean
+.PHONY: help install train lint test test-all bench gpu scatter wheel-test clean
 
 help:  ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,7 +39,7 @@ $(INSTALLED): setup.cfg $(CONSTRAINTS)
 	@$(PIP_INSTALL) --constraint $(CONSTRAINTS) --editable '.[train,viz,test,dev]'
 	@touch $@
 
-train: $(INSTALLED)  ## Trains on ogbg-molesol, which is shipped, prints OGB's metric, draws the curve; minutes on a CPU
+train: $(INSTALLED)  ## Trains on ogbg-molesol, which is shipped, prints OGB's metric, draws curve and a test molecule; minutes on a CPU
 	@$(PY) -m graphattn.cli train --config ogbg-molesol $(TRAIN_ARGS)
 
 lint: $(INSTALLED)  ## ruff (rules and format) and mypy
@@ -64,7 +64,16 @@ bench: $(INSTALLED)  ## Exactness against the specification, then times, into BE
 	@$(PY) benchmarks/grid.py --out benchmarks/results/grid.json
 	@$(PY) benchmarks/masks.py --out benchmarks/results/masks.json
 	@$(PY) benchmarks/training_step.py --out benchmarks/results/training_step.json
+	@$(PY) benchmarks/recording.py --out benchmarks/results/recording.json
+	@$(PY) benchmarks/pathways.py --out benchmarks/results/pathways.json
 	@$(PY) benchmarks/report.py
+
+# For a machine that is lent for minutes: nothing is installed, the interpreter is taken with what it has. One that is
+# named (GPU_PYTHON=…) goes before that of the environment, and this before the machine's own.
+GPU_PYTHON ?= $(if $(wildcard $(PY)),$(PY),python3)
+GPU_RESULTS ?= benchmarks/results/gpu
+gpu:  ## On a machine with a CUDA GPU: tests, benchmarks, a short training, into benchmarks/results/gpu; nine minutes
+	@$(GPU_PYTHON) benchmarks/gpu.py --out $(GPU_RESULTS)
 
 # torch-scatter has no wheel for every torch: this compiles it (needs a C++ compiler, and some minutes) against the
 # torch in .venv, which its build imports, hence --no-build-isolation. Nothing else here requires it.

@@ -1,6 +1,7 @@
 """How fast is sparse attention that trains, against what a user would take instead? One process, side by side.
 
     python benchmarks/attention.py [--case window …] [--contender scatter …] [--rounds 9] [--out FILE.json]
+    python benchmarks/attention.py --device cuda …      attention_cuda.py says what runs on a GPU
 
 For each case every contender first has to equal the specification in output and in the gradients of query, key and
 value (`dense`, head by head; where all pairs are too many, `scatter` in float64); then all are timed in turn, round by
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import attention_cuda
 import torch
 from cases import CASES, QUICK, TINY, Case, auto_choice, make_inputs
 from contenders import Contender, Inputs, check, is_available, make_contender, specification
@@ -181,7 +183,11 @@ def line(row: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: see attention_cuda.py")
+    if where.parse_known_args()[0].device == "cuda":
+        return attention_cuda.main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], parents=[where])
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--contender", nargs="+", help="only these, and those of ours that they are compared with")
     parser.add_argument("--rounds", type=int, default=9, help="counted rounds, after two that are not")

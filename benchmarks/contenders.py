@@ -56,6 +56,7 @@ class Contender(NamedTuple):
     heads_first: bool = False  # leaves and output are [num_heads, num_nodes, dim]
     over: str = "auto"  # which of ours it is compared with
     is_yardstick: bool = False  # another function, so there is nothing to be equal to
+    of_edges: Callable[[Tensor], Tensor] | None = None  # finds the edges' rows in the last gradient, laid out otherwise
 
     def forward(self) -> Tensor:
         with torch.no_grad():

@@ -7,7 +7,9 @@ prints `added_peak` of what it measures; both end in `write_record`, which bench
 import contextlib
 import ctypes
 import gc
+import importlib.metadata
 import json
+import math
 import os
 import platform
 import resource
@@ -26,6 +28,7 @@ from graphattn.ops.segment import installed_torch_scatter
 
 MIB = 2**20
 WARM_UPS = 2
+SWEPT_MIB = 256  # several times the L2 cache of any GPU
 Name = TypeVar("Name")
 
 
@@ -49,6 +52,47 @@ def interleaved(
             if number >= warm_ups:
                 times[name].append(passed / repeats)
     return times
+
+
+def interleaved_on_gpu(
+    calls: Mapping[Name, Callable[[], object]], rounds: int, *, warm_ups: int = WARM_UPS, seconds: float = math.inf
+) -> dict[Name, list[float]]:
+    """`interleaved` by CUDA events, the L2 cache swept before each call; ends with the round in which seconds pass."""
+    times: dict[Name, list[float]] = {name: [] for name in calls}
+    sweep = torch.empty(SWEPT_MIB * MIB, dtype=torch.uint8, device="cuda")
+    begin = time.perf_counter()
+    for number in range(rounds + warm_ups):
+        for name, call in calls.items():
+            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            sweep.zero_()
+            start.record()
+            call()
+            stop.record()
+            torch.cuda.synchronize()
+            if number >= warm_ups:
+                times[name].append(start.elapsed_time(stop))
+        if number >= warm_ups and time.perf_counter() - begin > seconds:
+            break
+    return times
+
+
+def copy_rate() -> float:
+    """Returns the bytes a second that a large copy on the GPU reads and writes."""
+    source = torch.empty(2**30, dtype=torch.uint8, device="cuda").random_()
+    target = torch.empty_like(source)
+    times = interleaved_on_gpu({"copy": lambda: target.copy_(source)}, rounds=7)["copy"]
+    return 2 * source.numel() / (statistics.median(times) * 1e-3)
+
+
+def added_peak_on_gpu(call: Callable[[], object]) -> float:
+    """Returns what one call adds to the memory that torch has allocated on the GPU, at its highest, in MiB."""
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / MIB
 
 
 def spread(values: Sequence[float]) -> list[float]:
@@ -102,26 +146,39 @@ def in_fresh_process(script: str, arguments: Sequence[str]) -> str:
     return subprocess.run([sys.executable, script, *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def environment() -> dict[str, object]:
+def environment(device: str = "cpu") -> dict[str, object]:
     """Returns date, commit, device and versions, under the names that benchmarks/report.py prints."""
-    import numba
-    import torch_geometric
-
     about_cpu = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in about_cpu if "model name" in line), "unknown")
-    scatter = installed_torch_scatter()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     threads = torch.get_num_threads()
-    return {
+    where = f"CPU ({cpu}, {threads} {'thread' if threads == 1 else 'threads'})"
+    scatter = installed_torch_scatter()
+    found = {
         "date": date.today().isoformat(),
-        "commit": commit,
-        "device": f"CPU ({cpu}, {threads} {'thread' if threads == 1 else 'threads'})",
+        "commit": _commit(),
+        "device": where if device == "cpu" else f"GPU ({torch.cuda.get_device_name()}) beside {where}",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torch_geometric": torch_geometric.__version__,
+        "torch_geometric": _version("torch-geometric"),
         "torch_scatter": scatter.__version__ if scatter else None,
-        "numba": numba.__version__,
+        "numba": _version("numba"),
     }
+    return found if device == "cpu" else {**found, "triton": _version("triton"), "cuda": torch.version.cuda}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str:
+    try:
+        asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    except FileNotFoundError:
+        return "unknown"
+    return asked.stdout.strip() or "unknown"
 
 
 def commits_of(folders: Iterable[str | Path]) -> list[str]:
@@ -130,8 +187,15 @@ def commits_of(folders: Iterable[str | Path]) -> list[str]:
     return sorted({found["git"]["commit"][:7] for found in environments if found["git"]})
 
 
-def write_record(path: Path, benchmark: str, rows: list[dict]) -> None:
+def write_record(path: Path, benchmark: str, rows: list[dict], device: str = "cpu") -> None:
     """Writes the JSON file of one benchmark: the command, `environment` and the rows."""
+    record = {"benchmark": benchmark, "command": "python " + " ".join(sys.argv), **environment(device), "rows": rows}
+    write_whole(path, record)
+
+
+def write_whole(path: Path, record: dict) -> None:
+    """Writes JSON so that whoever reads finds the old or the new, and nothing between."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    record = {"benchmark": benchmark, "command": "python " + " ".join(sys.argv), **environment(), "rows": rows}
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_text(json.dumps(record, indent=1) + "\n")
+    unfinished.replace(path)

@@ -20,6 +20,13 @@ HEAD = """# Benchmarks
 Every figure was measured by a command in this repository; `python benchmarks/report.py` writes this page from
 `benchmarks/results/`. Machines are noisy: read ratios and spreads, not milliseconds.
 """
+GPU_NOT_MEASURED = (
+    "## gpu",
+    "",
+    "Figures on a GPU are not measured yet. `make gpu` measures them on a machine that has one, in nine minutes, and",
+    "`python benchmarks/report.py` then writes them here.",
+    "",
+)
 
 
 def short(milliseconds: float) -> str:
@@ -291,6 +298,141 @@ def molhiv_table(rows: list[dict]) -> list[str]:
     return lines
 
 
+def pathways_table(rows: list[dict]) -> list[str]:
+    """Explains and lists what benchmarks/pathways.py measured."""
+    lines = [
+        "12 layers of 512 tokens, 8 keys, 12 heads. Median ms (minimum–maximum) and the resident memory that a call",
+        "adds. Rollout first equals the product of dense matrices at a small size, flows those of networkx within the",
+        "rounding that they state, influence and strongest paths those of a list of all paths. Peers are marked *.",
+        "",
+        "| case | what | ms | bar | peak MiB |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for row in rows:
+        bar = f"≤ {row['bar_ms']:,g}" if row["bar_ms"] else ""
+        cells = [row["case"], row["what"] + ("\\*" if row["is_peer"] else ""), timed(row["ms"], row["spread"]), bar]
+        lines.append(f"| {' | '.join(cells)} | {row['peak_mib']:,.0f} |")
+    return lines
+
+
+def gpu_section(record: dict | None) -> str:
+    """Returns what `make gpu` found, part by part, or that nobody has run it."""
+    if record is None or record["is_rehearsal"]:
+        return "\n".join(GPU_NOT_MEASURED)
+    lines = _heading(record)
+    for part in record["parts"]:
+        told = part["status"]
+        if "passed" in part:
+            told += f": {part['passed']} passed, {part['skipped']} skipped, {len(part['failed'])} failed"
+        elif "summary" in part:
+            told += f": {part['summary']}"
+        lines.append(f"- {part['name']}: {told}")
+        lines += [f"  - failed: `{test}`" for test in part.get("failed", [])]
+    rows = {part["name"]: part["rows"] for part in record["parts"] if "rows" in part}
+    if compared := [row for of_part in rows.values() for row in of_part if "contender" in row]:
+        lines += ["", *_gpu_attention_table(compared)]
+    if "training" in rows:
+        lines += ["", *_gpu_training_table(rows["training"])]
+    if "calibration" in rows:
+        lines += ["", *_gpu_constants(rows["calibration"][0])]
+    return "\n".join(lines) + "\n"
+
+
+def _gpu_attention_table(rows: list[dict]) -> list[str]:
+    lines = [
+        f"{rows[0]['dtype']}. Median ms (minimum–maximum) by CUDA events, the L2 cache swept before each call; ratio",
+        "to `fused` round by round; allocated memory that one forward and backward adds; the largest error of output",
+        "and gradients, as a share of their norm, against float32. Those marked * are another function, a yardstick.",
+        "benchmarks/attention_cuda.py, cuda_cases.py and cuda_contenders.py say what each is.",
+        "",
+        "| case | edges | heads | contender | forward ms | forward+backward ms | ratio | bar | peak MiB | error |",
+        "|---|---:|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        name = row["contender"] + ("\\*" if row.get("is_yardstick") else "")
+        cells = [row["what"], f"{row['num_edges']:,}", row["heads"], name]
+        if "forward_ms" in row:
+            cells += [timed(row[f"{key}_ms"], row[f"{key}_spread"]) for key in ("forward", "forward+backward")]
+        else:
+            reason = row.get("failed", "stopped before it was timed").splitlines()[0].replace("|", "/")
+            cells += [reason, ""]
+        cells.append(f"{row['forward+backward_ratio']:.2f}×" if "forward+backward_ratio" in row else "")
+        cells.append(f"≥ {row['bar']:.3g}×" if "bar" in row else "")
+        cells.append(f"{row['peak_mib']:,.0f}" if "peak_mib" in row else "")
+        cells.append(f"{row['error']:.1e}" if "error" in row else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    notes = []
+    for row in rows:
+        if "forward+backward_floor_share" in row:
+            bar = f"; bar {row['floor_bar']:.0%}" if "floor_bar" in row else ""
+            notes.append(
+                f"- {row['what']}: {row['forward_floor_share']:.0%} of the memory floor forward "
+                f"({short(row['forward_floor_ms'])} ms), {row['forward+backward_floor_share']:.0%} with backward "
+                f"({short(row['forward+backward_floor_ms'])} ms){bar}."
+            )
+    if notes:
+        rate = statistics.median(row["copy_gb_per_s"] for row in rows if "copy_gb_per_s" in row)
+        lines += ["", f"The floor: each byte that comes or goes, once, at the {rate:,.0f} GB/s of a large copy.", ""]
+    return lines + notes
+
+
+def _gpu_training_table(rows: list[dict]) -> list[str]:
+    lines = [
+        "Training of a small graph transformer, float32: mean loss of the first and of the last epoch, and a step.",
+        "",
+        "| data, batch | attention | epochs | loss | step ms | peak MiB |",
+        "|---|---|---:|---|---:|---:|",
+    ]
+    for row in rows:
+        loss = f"{row['losses'][0]:.3f} → {row['losses'][-1]:.3f}"
+        cells = [f"{row['dataset']}, {row['batch_size']}", row["impl"], str(len(row["losses"])), loss]
+        cells += [timed(row["step_ms"], row["step_spread"]), f"{row['peak_mib']:.0f}" if "peak_mib" in row else ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _gpu_constants(row: dict) -> list[str]:
+    lines = [
+        f"Constants of the cost model on {row['device']}, from {row['num_measured']} measurements;",
+        "graphattn/ops/_costs.py says what they stand for.",
+        "",
+        "| implementation | constants | off by, median | at worst |",
+        "|---|---|---:|---:|",
+    ]
+    for impl, costs in row["costs"].items():
+        constants = ", ".join(f"{name} {value:.3g}" for name, value in costs.items())
+        median, worst = row["off"][impl]
+        lines.append(f"| {impl} | {constants} | {median:.2f}× | {worst:.1f}× |")
+    return lines
+
+
+def recording_table(rows: list[dict]) -> list[str]:
+    """Explains and lists what benchmarks/recording.py measured."""
+    lines = [
+        "12 layers of 12 heads over 512 tokens, forward without gradients, float32. Median ms (minimum–maximum) of",
+        "the plain and of the recorded forward in turn, ratio round by round, and the size of the saved record.",
+        "Outputs are the same bits, weights first equal those of `scatter`.",
+        "",
+        "| layers | head_dim | edges | plain ms | recorded ms | ratio | bar | MB on disk | bar |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    notes = []
+    for row in rows:
+        if "peak_mib" in row:
+            notes.append(
+                f"All 512 × 512 pairs, head_dim {row['head_dim']}, the {row['top_edges']} strongest edges of each "
+                f"target and head kept: the process peaks at {row['peak_mib']:.0f} MiB (bar {row['peak_bar']:,.0f}), "
+                f"the recorded forward adds {row['added_mib']:.0f}; {row['num_edges']:,} edges are kept, with "
+                f"{row['mean_kept']:.1%} of the weight."
+            )
+            continue
+        cells = [row["case"], f"{row['head_dim']}", f"{row['num_edges']:,}"]
+        cells += [timed(row[f"{name}_ms"], row[f"{name}_spread"]) for name in ("plain", "recorded")]
+        cells += [f"{row['ratio']:.2f}×", f"≤ {row['ratio_bar']:g}×" if "ratio_bar" in row else ""]
+        lines.append(f"| {' | '.join(cells)} | {row['mb']:.1f} | ≤ {row['mb_bar']:g} |")
+    return [*lines, "", *notes]
+
+
 TABLES = {
     "attention": attention_table,
     "cold_start": cold_start_table,
@@ -299,6 +441,8 @@ TABLES = {
     "masks": masks_table,
     "molecules": molecules_table,
     "molhiv": molhiv_table,
+    "pathways": pathways_table,
+    "recording": recording_table,
     "scaling": scaling_table,
     "terms": terms_table,
     "training_step": training_step_table,
@@ -306,13 +450,13 @@ TABLES = {
 }
 
 
-def section(record: dict) -> str:
-    """Returns one benchmark's heading, what made it, and its table."""
+def _heading(record: dict) -> list[str]:
     versions = ", ".join(
         f"{name.replace('_', '-')} {record[name] or 'not installed'}"
-        for name in ("python", "torch", "torch_geometric", "torch_scatter", "numba")
+        for name in ("python", "torch", "torch_geometric", "torch_scatter", "numba", "triton", "cuda")
+        if name in record
     )
-    made_by = [
+    return [
         f"## {record['benchmark']}",
         "",
         f"{record['date']}, commit {record['commit']}, {record['device']}; {versions}.",
@@ -320,6 +464,11 @@ def section(record: dict) -> str:
         f"    {record['command']}",
         "",
     ]
+
+
+def section(record: dict) -> str:
+    """Returns one benchmark's heading, what made it, and its table."""
+    made_by = _heading(record)
     if note := record.get("note"):  # what the command does not say of how the figures came about
         made_by += [note, ""]
     return "\n".join(made_by + TABLES[record["benchmark"]](record["rows"])) + "\n"
@@ -335,7 +484,9 @@ def main() -> None:
         if record["benchmark"] == "attention":
             pictures = [arguments.results / f"attention.{suffix}" for suffix in ("svg", "png")]
             draw_attention(record["rows"], record, pictures)
-    arguments.page.write_text("\n".join([HEAD, *map(section, records)]))
+    of_gpu = arguments.results / "gpu" / "gpu.json"
+    gpu = gpu_section(json.loads(of_gpu.read_text()) if of_gpu.exists() else None)
+    arguments.page.write_text("\n".join([HEAD, *map(section, records), gpu]))
 
 
 if __name__ == "__main__":

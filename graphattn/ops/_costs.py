@@ -54,19 +54,24 @@ def device_class(device_type: str) -> str:
     return device_type if device_type in SHIPPED else "cpu"
 
 
-def costs_file() -> Path:
-    """Returns where measured constants live: $GRAPHATTN_COSTS, or costs.json in the user's cache of graphattn."""
+def costs_file(device_type: str = "cpu") -> Path:
+    """Returns where measured constants live: $GRAPHATTN_COSTS, or costs.json in the user's cache of graphattn.
+
+    Those of another device than the CPU stand beside it: costs.cuda.json.
+    """
     if named := os.environ.get("GRAPHATTN_COSTS"):
-        return Path(named).expanduser()
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(caches).expanduser() / "graphattn" / "costs.json"
+        path = Path(named).expanduser()
+    else:
+        caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        path = Path(caches).expanduser() / "graphattn" / "costs.json"
+    return path if device_type == "cpu" else path.with_suffix(f".{device_type}{path.suffix}")
 
 
 @lru_cache
 def constants_for(device_type: str) -> Constants:
     """Returns the constants measured on this machine where there are any, else those that ship; reads them once."""
     device = device_class(device_type)
-    path = costs_file()
+    path = costs_file(device_type)
     shipped = Constants(SHIPPED[device], f"shipped for {device}; `graphattn info --calibrate` measures this machine's")
     try:
         text = path.read_text(encoding="utf-8")
@@ -75,7 +80,7 @@ def constants_for(device_type: str) -> Constants:
     except (OSError, UnicodeDecodeError) as error:
         reason = f"it cannot be read ({error})"
     else:
-        record, reason = _parsed(text, device)
+        record, reason = _parsed(text, device_type)
         if record is not None:
             threads = "1 thread" if record["num_threads"] == 1 else f"{record['num_threads']} threads"
             return Constants(record["costs"], f"{path}, measured {record['date']} on {threads}")

@@ -21,7 +21,7 @@ import torch
 from graphattn.graph import AttentionGraph
 from graphattn.graph.blocks import bicliques
 from graphattn.graph.ragged import node_ptr
-from graphattn.ops._costs import FORMAT, NAMES, constants_for, costs_file, device_class
+from graphattn.ops._costs import FORMAT, NAMES, constants_for, costs_file
 from graphattn.ops._dispatch import Sizes, growth, reason_against
 from graphattn.ops.attention import graph_attention
 
@@ -57,23 +57,26 @@ def calibrate(
     *,
     seconds: float | None = None,
     report: Callable[[str], None] = lambda line: None,
+    device: torch.device | str = "cpu",
 ) -> Calibration:
-    """Measures the implementations on the CPU and fits the constants of the cost model; about half a minute.
+    """Measures the implementations and fits the constants of the cost model; about half a minute.
 
     Args:
         cases: kind ("window", "random", "cliques", "molecules"), nodes and degree of each graph; None takes `CASES`.
         seconds: to spend on a measurement; None takes `SECONDS`.
         report: is told how far the measuring is, in a line.
+        device: where. Implementations are measured whether or not `auto` takes them there.
     """
+    device = torch.device(device)
     cases = CASES if cases is None else cases
     seconds = SECONDS if seconds is None else seconds
     rows: dict[str, list[list[float]]] = {impl: [] for impl in NAMES}
     measured: dict[str, list[float]] = {impl: [] for impl in NAMES}
     for number, (kind, num_nodes, degree) in enumerate(cases):
         report(f"measuring {number + 1} of {len(cases)}: {kind}, {num_nodes:,} nodes, {degree:,} keys")
-        graph = make_graph(kind, num_nodes, degree)
+        graph = make_graph(kind, num_nodes, degree).to(device)
         for num_heads, head_dim in HEADS:
-            sizes = Sizes(num_heads, head_dim, head_dim, torch.float32, torch.device("cpu"))
+            sizes = Sizes(num_heads, head_dim, head_dim, torch.float32, device)
             for impl, names in NAMES.items():
                 if _is_worth_knowing(impl, graph, sizes):
                     amounts = growth(impl, graph, sizes)
@@ -83,7 +86,7 @@ def calibrate(
     for impl, names in NAMES.items():
         found, off[impl] = _fit(rows[impl], measured[impl])
         costs[impl] = dict(zip(names, found, strict=True))
-    return Calibration(device_class("cpu"), costs, off, sum(map(len, measured.values())))
+    return Calibration(device.type, costs, off, sum(map(len, measured.values())))
 
 
 def save(calibration: Calibration) -> Path:
@@ -92,13 +95,13 @@ def save(calibration: Calibration) -> Path:
     Raises:
         OSError: naming the file, where it cannot be written.
     """
-    path = costs_file().absolute()
+    path = costs_file(calibration.device).absolute()
     record = {
         "format": FORMAT,
         "device": calibration.device,
         "date": date.today().isoformat(),
         "num_threads": torch.get_num_threads(),
-        "versions": {name: _version(name) for name in ("graphattn", "torch", "numba", "torch_scatter")},
+        "versions": {name: _version(name) for name in ("graphattn", "torch", "numba", "triton", "torch_scatter")},
         "costs": calibration.costs,
         "off": {impl: {"median": median, "worst": worst} for impl, (median, worst) in calibration.off.items()},
     }
@@ -109,9 +112,9 @@ def save(calibration: Calibration) -> Path:
     return path
 
 
-def check_writable() -> None:
+def check_writable(device_type: str = "cpu") -> None:
     """Raises the OSError that `save` would, before anything is measured."""
-    with _unfinished(costs_file().absolute()) as unfinished:
+    with _unfinished(costs_file(device_type).absolute()) as unfinished:
         unfinished.touch()
 
 
@@ -175,14 +178,21 @@ def _is_worth_knowing(impl: str, graph: AttentionGraph, sizes: Sizes) -> bool:
 def _microseconds(impl: str, graph: AttentionGraph, sizes: Sizes, seconds: float) -> float:
     """Returns the median time of forward and backward, after one call that is not counted."""
     shape = graph.num_src_nodes, sizes.num_heads, sizes.head_dim
-    query, key, value = leaves = [torch.randn(shape, requires_grad=True) for _ in range(3)]
-    grad = torch.randn(graph.num_dst_nodes, *shape[1:])
+    query, key, value = leaves = [torch.randn(shape, device=sizes.device, requires_grad=True) for _ in range(3)]
+    grad = torch.randn(graph.num_dst_nodes, *shape[1:], device=sizes.device)
+    wait = torch.cuda.synchronize if sizes.device.type == "cuda" else _nothing
     times: list[float] = []
     while len(times) <= LEAST_CALLS or (sum(times) < seconds and len(times) < MOST_CALLS):
+        wait()
         start = time.perf_counter()
         torch.autograd.grad(graph_attention(query, key, value, graph, impl=impl), leaves, grad)
+        wait()
         times.append(time.perf_counter() - start)
     return 1e6 * statistics.median(times[1:])
+
+
+def _nothing() -> None:
+    """Waits for a device that nobody has to wait for."""
 
 
 def _fit(rows: list[list[float]], measured: list[float]) -> tuple[list[float], tuple[float, float]]:

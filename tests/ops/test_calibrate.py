@@ -112,6 +112,20 @@ def test_a_file_that_is_foreign_or_broken_is_ignored_with_one_warning(path: Path
         dispatch.choose(sliding_window(67, 3), SIZES, False)
 
 
+def test_constants_of_a_gpu_stand_beside_those_of_the_cpu(path: Path) -> None:
+    graph = sliding_window(67, 3)
+    save(favoring("scatter"))
+    saved = save(favoring("gather")._replace(device="cuda"))
+    assert saved == path.with_name("costs.cuda.json") and path.exists()
+    assert json.loads(saved.read_text())["device"] == "cuda"
+    on_gpu = SIZES._replace(device=torch.device("cuda"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert dispatch.choose(graph, SIZES, False) == "scatter"
+        assert dispatch.estimate("dense", graph, on_gpu) > dispatch.estimate("scatter", graph, on_gpu) > 1e6
+        assert constants_for("cuda").source.startswith(f"{saved}, measured")
+
+
 def test_a_file_that_does_not_exist_is_no_reason_to_warn() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -20,8 +20,9 @@ pytest.importorskip("triton", reason="Triton, which the CUDA kernels need, is no
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton import language
+from triton.backends.compiler import GPUTarget
 from triton.language import standard
-from triton.runtime import interpreter
+from triton.runtime import driver, interpreter
 from triton.runtime.jit import JITFunction
 
 from graphattn.ops._impl import fused
@@ -50,6 +51,9 @@ from tests.ops.test_fused_kernels import (
 )
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Programs that differ in what they leave out do the same sums: to the bit in the interpreter, while a compiler may join
+# a product and a sum in one of them and not in the other.
+SAME = dict(rtol=0, atol=0) if DEVICE == "cpu" else EXACT
 # numpy, which the interpreter computes with, warns of what a GPU does in silence, such as log(0)
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 ATTENTION, BACKWARD = fused.fused_attention, fused.fused_attention_backward
@@ -207,7 +211,7 @@ def test_a_gradient_is_the_same_when_it_alone_is_wanted(wanted):
     for name, x in inputs.items():
         if isinstance(x, torch.Tensor) and x.requires_grad:
             inputs[name] = x.detach().requires_grad_(name == wanted)
-    assert_close(gradients(run_fused(plan, inputs), inputs)[wanted], expected, rtol=0, atol=0)
+    assert_close(gradients(run_fused(plan, inputs), inputs)[wanted], expected, **SAME)
 
 
 def test_logits_of_ten_thousand_neither_overflow_nor_lose_the_winner(monkeypatch):
@@ -271,8 +275,10 @@ def test_strided_inputs_give_the_same_bits():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32_and_rounded_once(dtype):
-    cuts_off = DEVICE == "cpu" and dtype == torch.bfloat16  # the interpreter does, where a GPU rounds
-    check_half_precision(GRAPHS["bipartite"], dtype, rtol=torch.finfo(dtype).eps if cuts_off else 0)
+    # The interpreter cuts bfloat16 off where a GPU rounds it, and a GPU adds what it loads in other pieces in another
+    # order, so that a sum may be rounded to the neighbor.
+    is_rounded_alike = DEVICE == "cpu" and dtype == torch.float16
+    check_half_precision(GRAPHS["bipartite"], dtype, rtol=0 if is_rounded_alike else torch.finfo(dtype).eps)
 
 
 def typed_inputs(plan, num_types, terms, dtype=torch.float64):
@@ -338,7 +344,7 @@ def test_weights_are_served_without_values():
     out, _, weights = fused.attention_and_weights(plan=plan, scale=SCALE, **dict(inputs, value=nothing))
     _, _, expected = fused.attention_and_weights(plan=plan, scale=SCALE, **inputs)
     assert out.shape == (*inputs["query"].shape[:2], 0)
-    assert_close(weights, expected, rtol=0, atol=0)
+    assert_close(weights, expected, rtol=0 if DEVICE == "cpu" else 1e-5, atol=0)
     assert not weights[~inputs["head_mask"]].any() and weights.any()
 
 
@@ -352,7 +358,7 @@ def test_dropout_drops_what_the_cpu_drops(seed):
     for number in (None, edge_id):
         inputs = dict(query=query, key=key, value=value, dropout_p=0.3, seed=torch.tensor([seed]), edge_id=number)
         out, _, _ = run_fused(plan, inputs)
-        assert torch.equal(out, ATTENTION(*operator_arguments(plan, inputs))[0])
+        assert torch.equal(out > 0, ATTENTION(*operator_arguments(plan, inputs))[0] > 0)
         stated = stated_keep(num_edges, HEADS, 0.3, inputs["seed"], number)
         assert_close(out[..., 0].double(), stated, rtol=1e-6, atol=0)
         assert 0.25 < (out == 0).double().mean() < 0.35
@@ -408,31 +414,71 @@ class Largest(TorchDispatchMode):
         return output
 
 
-@pytest.mark.parametrize("terms", ["plain", "all"])
-def test_no_number_on_the_device_is_read_and_no_memory_grows_with_edges_times_width(terms, monkeypatch):
-    monkeypatch.setattr(launch, "kernels", NoKernels())
-    num_nodes, num_edges, heads, dim, edge_dim = 10**6, 10**8, 8, 64, 4
+def without_numbers(terms, num_nodes, num_edges, heads=8, dim=64, edge_dim=4):
+    """Arguments of the forward operator that have sizes and no numbers: reading one raises."""
 
     def new(*shape, dtype=torch.bfloat16):
-        return torch.empty(shape, dtype=dtype, device="meta")  # has no numbers: reading one raises
+        return torch.empty(shape, dtype=dtype, device="meta")
 
-    ptr, edge, per_head = (new(size, dtype=torch.int64) for size in (num_nodes + 1, num_edges, 1))
+    ptr, edge, seed = (new(size, dtype=torch.int64) for size in (num_nodes + 1, num_edges, 1))
     plan = SimpleNamespace(target_ptr=ptr, src=edge, dst=edge, source_ptr=ptr, source_order=edge)
     inputs = {name: new(num_nodes, heads, dim) for name in ("query", "key", "value")}
     if terms == "all":
         table = new(num_edges, heads)
         inputs |= dict(query_attr=new(num_nodes, heads, edge_dim), edge_attr=new(num_edges, edge_dim))
         inputs |= dict(edge_bias=table, edge_gate=table, head_mask=new(num_edges, heads, dtype=torch.bool))
-        inputs |= dict(edge_id=edge, seed=per_head, dropout_p=0.1, logit_clip=5.0)
-    arguments = operator_arguments(plan, inputs)
+        inputs |= dict(edge_id=edge, seed=seed, dropout_p=0.1, logit_clip=5.0)
+    return operator_arguments(plan, inputs)
+
+
+def backward_without_numbers(outputs, arguments, terms):
+    upstream = map(torch.empty_like, outputs)
+    wanted = [True] * 3 + [terms == "all"] * 4
+    return fused.attention_backward_on_cuda(*upstream, *outputs[:3], *arguments[:-1], wanted)
+
+
+@pytest.mark.parametrize("terms", ["plain", "all"])
+def test_no_number_on_the_device_is_read_and_no_memory_grows_with_edges_times_width(terms, monkeypatch):
+    monkeypatch.setattr(launch, "kernels", NoKernels())
+    num_nodes, num_edges, heads, dim = 10**6, 10**8, 8, 64
+    arguments = without_numbers(terms, num_nodes, num_edges, heads, dim)
     with Largest() as largest:
         outputs = fused.attention_on_cuda(*arguments)
         assert largest.numbers <= num_nodes * heads * dim
-        grads = fused.attention_backward_on_cuda(
-            *map(torch.empty_like, outputs), *outputs[:3], *arguments[:-1], [True] * 3 + [terms == "all"] * 4
-        )
+        grads = backward_without_numbers(outputs, arguments, terms)
     assert [grad.numel() > 0 for grad in grads] == [True] * 3 + [terms == "all"] * 4
     assert largest.numbers <= 2 * num_edges * heads
+
+
+class Driver:
+    """Stands for a GPU of capability 9.0 in a place that no machine has, on which nothing is launched."""
+
+    def get_current_device(self):
+        return 99
+
+    def get_current_stream(self, device):
+        return 0
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+
+@pytest.mark.parametrize("terms", ["plain", "all"])
+def test_a_batch_of_another_size_runs_the_programs_that_are_there(terms, monkeypatch):
+    monkeypatch.undo()  # the kernels as they are compiled, not as the interpreter takes them
+    monkeypatch.setattr(driver, "_active", Driver())
+    programs = set()
+    monkeypatch.setattr(JITFunction, "_do_compile", lambda kernel, key, *_: programs.add((kernel.fn.__name__, key)))
+
+    def count(num_nodes, num_edges):
+        arguments = without_numbers(terms, num_nodes, num_edges)
+        backward_without_numbers(fused.attention_on_cuda(*arguments), arguments, terms)
+        return len(programs)
+
+    found = count(num_nodes=1600, num_edges=48_000)
+    assert {name for name, _ in programs} >= {"attention", "join_attention", "target_gradients", "weighted_sums"}
+    for num_nodes, num_edges in ((1601, 48_001), (1_599, 47_999), (1501, 48_016), (4096, 131_072)):
+        assert count(num_nodes, num_edges) == found
 
 
 # A program of 128 threads has up to 255 registers a thread; what is spilled lies on the stack.
@@ -464,6 +510,29 @@ def test_each_kernel_compiles_for_gpus_that_are_not_here_and_fits_them(case):
     for _, kernel, registers, stack, shared in uses:
         assert 16 <= registers <= 255, kernel
         assert stack <= MAX_STACK and shared <= MAX_SHARED, kernel
+
+
+WIDE_OFFSETS = """
+import torch
+from graphattn.ops._impl.triton import launch, resources
+launch.LAST_INT32 = 0
+seen = set()
+for call in resources.calls(4, 4, 24, 2, torch.float32, "none"):
+    for kernel, arguments in resources.launches(call):
+        resources.compiled(kernel, arguments, 90)
+        seen.add(kernel.fn.__name__)
+print(*seen)
+"""
+
+
+@pytest.mark.slow
+def test_kernels_compile_where_offsets_take_64_bits():
+    """Triton 3.6 is particular about the layouts that these sizes lead to; see `kernels.is_positive`."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", WIDE_OFFSETS]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert set(finished.stdout.split()) >= EVERY_CALL
 
 
 def test_fused_runs_on_cuda_where_triton_is_and_says_so_where_not():

@@ -23,6 +23,10 @@ next power of two. OFFSET is the integer type that counts numbers in the largest
 import triton
 import triton.language as tl
 
+# Arguments of which the compiler sees the type and not, as it else would, whether they are 1 or divisible by 16: so
+# batches of other sizes run the programs that are there.
+SIZES = ("num_rows", "num_edges", "chunk", "threshold")
+
 
 @triton.jit
 def find_rows(
@@ -46,15 +50,15 @@ def find_rows(
         position = begin + side * (end - 1 - begin)
         row = tl.load(owner + at_position(order, position, is_there), mask=is_there, other=0).to(OFFSET)
         low, high = load_ends(ptr, row, is_there, OFFSET)
+        served = is_positive(high - low - chunk) * (1 - tl.abs(is_positive(low - begin) - side))
         is_there = is_there & (high - low > chunk) & ((low > begin) == (side == 1))
-        low, high = load_ends(ptr, row, is_there, OFFSET)
         first, stop = tl.maximum(low, begin), tl.minimum(high, end)
     else:
         is_there = row < num_rows
         first, stop = load_ends(ptr, row, is_there, OFFSET)
+        served = is_positive(chunk - (stop - first) + 1)
         is_there = is_there & (stop - first <= chunk)
-        first, stop = load_ends(ptr, row, is_there, OFFSET)
-    return lane, row, head, first, stop, is_there
+    return lane, row, head, first, first + (stop - first) * served, is_there
 
 
 @triton.jit
@@ -65,7 +69,7 @@ def find_pieces(
     """Returns of each lane, a chunk and a head: the lane of the row that is cut and begins in the chunk, the number of
     its pieces, the lane of the first, and the lane of side 0 of the chunk; that of each next chunk is a piece.
 
-    Where no such row begins, the number is not positive.
+    Where no such row begins, the number is zero.
     """
     lane = tl.program_id(0).to(OFFSET) * LANES + tl.arange(0, LANES)
     number, head = lane // HEADS, lane % HEADS
@@ -75,20 +79,26 @@ def find_pieces(
     row = tl.load(owner + at_position(order, last, is_there), mask=is_there, other=0).to(OFFSET)
     low, high = load_ends(ptr, row, is_there, OFFSET)
     first = (2 * number + (low > begin).to(OFFSET)) * HEADS + head
-    is_there = is_there & (high - low > chunk) & (low >= begin)
-    _, high = load_ends(ptr, row, is_there, OFFSET)
-    return row * HEADS + head, (high - begin + chunk - 1) // chunk, first, 2 * number * HEADS + head
+    served = is_positive(high - low - chunk) * is_positive(low + 1 - begin)
+    pieces = (high - begin + chunk - 1) // chunk * served
+    return row * HEADS + head, pieces, first, 2 * number * HEADS + head
 
 
 @triton.jit
 def load_ends(ptr, row, is_there, OFFSET: tl.constexpr):
-    """The begin and end of rows, zeros where none is.
-
-    Whoever finds out only from them which rows are there loads them again: to choose between them and zeros would be
-    less, but under some layouts the compiler of Triton 3.6 fails on that choice.
-    """
+    """The begin and end of rows, zeros where none is."""
     low = tl.load(ptr + row, mask=is_there, other=0).to(OFFSET)
     return low, tl.load(ptr + row + 1, mask=is_there, other=0).to(OFFSET)
+
+
+@triton.jit
+def is_positive(number):
+    """1 for positive integers, else 0.
+
+    Under some layouts the compiler of Triton 3.6 fails on a number of edges that a mask decides on, be it by
+    `tl.where`, by a factor or by a second load: what it makes of the mask for one layout it uses in another.
+    """
+    return tl.minimum(tl.maximum(number, 0), 1)
 
 
 @triton.jit
@@ -174,7 +184,7 @@ def times_unless_zero(slope, numbers):
     return tl.where(slope == 0, 0.0, slope * numbers)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def attention(
     query, key, value, target_ptr, src, owner,
     query_attr, edge_attr, edge_type, bias, gate, head_mask, edge_id, seed,
@@ -254,7 +264,7 @@ def attention(
         store_rows(out_attr, lane, is_there[:, None], attr_sums, EDGE_DIM, EDGE_BLOCK)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def join_attention(
     piece_out, piece_out_attr, peaks, totals, out, out_attr, lse, target_ptr, owner, num_edges, chunk,
     HEADS: tl.constexpr, VALUE_DIM: tl.constexpr, VALUE_BLOCK: tl.constexpr,
@@ -293,7 +303,7 @@ def join_attention(
         store_rows(out_attr, lane, is_there, attr_sums / divisor, EDGE_DIM, EDGE_BLOCK)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def join_sums(
     table, into, ptr, order, owner, num_edges, chunk,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr,
@@ -312,7 +322,7 @@ def join_sums(
     store_rows(into, lane, found[:, None] > 0, sums, WIDTH, COLUMNS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def normalize(weights, lse, dst, num_edges, HEADS: tl.constexpr, BLOCK: tl.constexpr, OFFSET: tl.constexpr):
     """Replaces logits [HEADS, num_edges] by exp(logit - lse), and by zero where they are -inf."""
     edge, head = tl.program_id(0).to(OFFSET) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1).to(OFFSET)
@@ -324,7 +334,7 @@ def normalize(weights, lse, dst, num_edges, HEADS: tl.constexpr, BLOCK: tl.const
     tl.store(weights + head * num_edges + edge, weight, mask=is_there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def target_gradients(
     query, key, value, target_ptr, src, owner,
     query_attr, edge_attr, edge_type, bias, gate, head_mask, edge_id, seed,
@@ -437,7 +447,7 @@ def target_gradients(
             store_rows(grad_query_attr, lane, is_there[:, None], attr_sums, EDGE_DIM, EDGE_BLOCK)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def weighted_sums(
     first_table, second_table, slopes, ptr, order, owner, nodes, first_into, second_into, num_rows, num_edges, chunk,
     HEADS: tl.constexpr, REPEAT: tl.constexpr, SHARE: tl.constexpr, TABLE_HEADS: tl.constexpr, STEP: tl.constexpr,
@@ -481,7 +491,7 @@ def weighted_sums(
         store_rows(second_into, lane, is_there[:, None], second_sums, SECOND_DIM, SECOND_BLOCK)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def edge_attr_gradient(
     slopes, query_attr, grad_out_attr, dst, into, num_edges,
     HEADS: tl.constexpr, STEP: tl.constexpr, EDGE_DIM: tl.constexpr, EDGE_BLOCK: tl.constexpr,
@@ -502,7 +512,7 @@ def edge_attr_gradient(
     store_rows(into, edge, live[:, :, None], sums, EDGE_DIM, EDGE_BLOCK)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def logits(
     query, key, query_attr, edge_attr, src, dst, out, num_edges, scale: tl.float64,
     HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_BLOCK: tl.constexpr,

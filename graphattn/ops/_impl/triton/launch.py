@@ -322,7 +322,8 @@ def _numbers(query, key, value, query_attr, edge_bias, edge_gate, scale, logit_c
         "HAS_CLIP": logit_clip is not None,
         "keep_scale": 1 / (1 - dropout_p) if dropout_p < 1 else 0.0,
         "threshold": int(dropout_p * 2**24 + 0.5),
-        "seed": seed if has_dropout else None,
+        # a seed that was made on the CPU goes along, and nobody waits for it
+        "seed": seed.to(query.device, non_blocking=True) if has_dropout else None,
         "HEADS": num_heads,
         "GROUP": num_heads // key.shape[1],
         "BIAS_HEADS": 0 if edge_bias is None else edge_bias.shape[1],
