@@ -50,20 +50,19 @@ layered = ga.viz.pathways(recording, labels=words)
 print(layered)
 
 # 3. Ask it: what is in the last word after three layers, and along which ways did it come there?
-tired = len(words) - 1
-rollout = layered.rollout(tired)
+rollout = layered.rollout("tired")
 print("\nWhat the last word holds of each word:")
 for word, share in zip(words, rollout.weight[0].tolist(), strict=True):
     print(f"  {word:8} {share:6.1%}")
 assert abs(float(rollout.weight.sum()) - 1) < 1e-9  # nothing was left out, so nothing is missing
 print("\nThe strongest ways into it, from the input upwards:")
-paths, names = layered.strongest_paths(3, target=tired), layered.node_labels()
+paths, names = layered.strongest_paths(3, target="tired"), layered.node_labels()
 for nodes, share in zip(paths.nodes, paths.share.tolist(), strict=True):
     print(f"  {share:6.1%}  {' → '.join(names[node] for node in nodes.tolist())}")
 
 # 4. Leave out what hardly matters: the fewest edges that carry 90 % of the influence on the last word. What then leads
 #    nowhere goes as well, and the caption says how much is left.
-pruned = layered.prune(0.9, outputs=tired)
+pruned = layered.prune(0.9, outputs="tired")
 assert pruned.num_edges < layered.num_edges / 2 and 0.8 < pruned.kept < 1
 print(f"\n{pruned.caption}")
 
@@ -71,7 +70,7 @@ print(f"\n{pruned.caption}")
 merged = ga.viz.merged(layered)  # all three layers as one, by rollout
 pictures = {
     "layers.svg": ga.viz.draw(pruned),
-    "arcs.svg": ga.viz.draw_arcs(merged, target=tired),
+    "arcs.svg": ga.viz.draw_arcs(merged, target="tired"),
     "last_layer.svg": ga.viz.draw_arcs(layered, layer=-1, max_edges=20),
     "heads.png": ga.viz.draw_heads(recording),
     "mask.svg": ga.viz.draw(graph),

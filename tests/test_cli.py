@@ -130,6 +130,14 @@ def test_draw_writes_pictures_and_files_for_other_programs(
     assert "strongest edges up to 80 %" in json and '"virtual"' in json
 
 
+def test_the_files_that_it_draws_are_those_that_can_be_written() -> None:
+    from graphattn.cli import DRAWN_FILES
+    from graphattn.viz.canvas import FORMATS
+    from graphattn.viz.export import WRITERS
+
+    assert sorted(DRAWN_FILES) == sorted((*FORMATS, *WRITERS))
+
+
 def test_draw_checks_its_file_first_and_says_what_it_does_not_know(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,7 +37,7 @@ SHIPPED: dict[str, dict[str, dict[str, float]]] = {
         "scatter": {"fixed": 330, "row": 0, "weight": 10400, "work": 4510},
         "gather": {"fixed": 330, "row": 51, "weight": 4600, "work": 1500},
         "blocks": {"group": 140, "block": 660, "fixed": 260, "row": 58, "weight": 710, "work": 46},
-        "fused": {"fixed": 735, "row": 133, "weight": 1160, "work": 156, "ranged_weight": 0, "ranged_work": 53},
+        "fused": {"fixed": 350, "row": 133, "weight": 1160, "work": 156, "ranged_weight": 0, "ranged_work": 53},
     },
 }
 

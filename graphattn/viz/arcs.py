@@ -30,7 +30,7 @@ def draw_arcs(
     ax: Axes | None = None,
     *,
     layer: int | None = None,
-    target: int | None = None,
+    target: int | str | None = None,
     color: str | None = None,
     max_edges: int = MAX_EDGES,
 ) -> Axes:
@@ -40,7 +40,7 @@ def draw_arcs(
         pathways: whose labels are the words; numbers stand for them where there are none.
         ax: matplotlib axes of yours; None makes a figure of its own, unknown to pyplot.
         layer: whose attention is drawn, −1 for the last; None where layers are merged.
-        target: draw only what this element reads.
+        target: draw only what this element reads; its number, or its name.
         color: "kind", "head", "change" (the sign of the weight), or None for what suits the weights.
         max_edges: the strongest arcs are drawn; the caption says how many of how many.
 
@@ -57,7 +57,8 @@ def draw_arcs(
             f"draw_arcs draws at most {MAX_TOKENS} elements, got {found.num_elements}. Record a part of the text, or "
             "use draw_layers, or draw_matrix for the graph."
         )
-    among = found.of(target)
+    number_of_target = found.number(target)
+    among = found.of(number_of_target)
     shown = strongest(found.weight[among], max_edges)
     edges = among[shown.edges]
     weight, scale = found.weight[edges], Scale.of(found.weight[edges])
@@ -86,13 +87,13 @@ def draw_arcs(
     wide, tall = inches_of(ax)
     size = TOKEN_SIZE * min(1.0, 72 * wide / total, *([72 * tall / (2 * half)] if is_upright else []))
     for number, (name, x) in enumerate(zip(names, place)):
-        is_target = number == target
+        is_target = number == number_of_target
         ax.text(
             x, 0, name, ha="center", va="center", rotation=90 if is_upright else 0, fontsize=max(size, SMALLEST_TOKEN),
             color=BLACK, fontweight="bold" if is_target else "normal", **TEXT,
         )  # fmt: skip
     legend(ax, legend_of(coloring.names, scale))
-    reader = f"what {names[target]} reads" if target is not None else ""
+    reader = f"what {names[number_of_target]} reads" if number_of_target is not None else ""
     sides = "above: to a later element, below: to an earlier one"
     caption(ax, [reader, *found.sentences, sides, drawn_of(shown, found.weight[among])])
     return ax

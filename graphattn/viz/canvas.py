@@ -146,9 +146,8 @@ def inches_of(ax: Axes) -> tuple[float, float]:
 
 
 def _figure_of(ax: Axes) -> Figure:
-    figure = ax.get_figure(root=True)
-    assert figure is not None  # axes of a picture
-    return figure
+    assert ax.figure is not None  # axes of a picture
+    return ax.figure.figure  # of axes in a part of a figure the whole one
 
 
 def bare(ax: Axes) -> None:

@@ -71,7 +71,7 @@ def difference(left: Pathways, right: Pathways) -> Pathways:
         labels=left.labels if left.labels == right.labels else None,
         method=f"({left.method}) less ({right.method})",
         kept=min(left.kept, right.kept),
-        threshold="",
+        threshold="; ".join(dict.fromkeys(text for text in (left.threshold, right.threshold) if text)),
         num_all_edges=None,
     )
 

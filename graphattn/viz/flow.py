@@ -39,7 +39,7 @@ def max_flow(pathways: Pathways, outputs: Tensor, inputs: Tensor) -> Attribution
     Raises:
         ValueError: if a weight is negative, or an output is also an input.
 
-    Source: Abnar and Zuidema 2020, sec. 3.2.
+    Source: Abnar and Zuidema 2020, sec. 3.
 
     >>> from graphattn.viz.pathways import Pathways
     >>> edges = torch.tensor([[0, 0, 1, 2], [1, 2, 3, 3]])

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from graphattn.viz.canvas import TEXT, axes_of, bare, caption, legend, plain
 from graphattn.viz.palette import LIGHT_GRAY
 from graphattn.viz.recording import Recording, Step
+from graphattn.viz.shares import percent
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -36,8 +38,11 @@ def draw_heads(recording: Recording, ax: Axes | None = None, *, example: int = 0
 
     Raises:
         ImportError: if matplotlib is missing.
+        TypeError: if `recording` is none.
         ValueError: if nothing was recorded, or there are more than 128 nodes a side or 400 matrices.
     """
+    if not isinstance(recording, Recording):
+        raise TypeError(f"recording must be a Recording, got {type(recording).__name__}. Make one with record(model).")
     steps = recording.example(example).steps if recording.steps else ()
     heads = sorted({number for step in steps for number in step.head.tolist()})
     if not heads:
@@ -81,7 +86,10 @@ def draw_heads(recording: Recording, ax: Axes | None = None, *, example: int = 0
         bar = ax.inset_axes((1.0 + 0.15 * TILE / width, 0.0, 0.12 * TILE / width, min(1.0, 2 * TILE / height)))
         ax.figure.colorbar(tiles[0], cax=bar)
         bar.tick_params(labelsize="small")
-    caption(ax, [f"attention weights, one scale from 0 to {largest:.3g}", "rows of a matrix read, columns are read"])
+    kept = torch.cat([step.kept.flatten() for step in steps])  # one where a target has no weight
+    recorded = f"the strongest edges, {percent(float(kept.mean()))} of the weight" if bool((kept < 1).any()) else ""
+    scale_of_all = f"attention weights, one scale from 0 to {largest:.3g}"
+    caption(ax, [scale_of_all, recorded, "rows of a matrix read, columns are read"])
     return ax
 
 

@@ -10,12 +10,11 @@ from graphattn.graph.summary import plural
 from graphattn.viz.canvas import TEXT, axes_of, bare, caption, inches_of, legend, plain, text_width
 from graphattn.viz.coloring import color_edges
 from graphattn.viz.palette import BLACK, LIGHT_GRAY
+from graphattn.viz.pathways import Pathways, check_pathways
 from graphattn.viz.strokes import MAX_EDGES, Scale, curves, drawn_of, legend_of, lines, strongest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from graphattn.viz.pathways import Pathways
 
 MARKERS = {"element": "o", "abstraction": "s", "pooled": "D", "memory": "^"}  # told apart without a colour
 COLUMN, ROW = 1.5, 0.24  # inches between columns, and between rows
@@ -49,8 +48,10 @@ def draw_layers(
 
     Raises:
         ImportError: if matplotlib is missing.
+        TypeError: if `pathways` are none.
         ValueError: if there is nothing to draw, or there are too many nodes.
     """
+    check_pathways(pathways)
     rank = pathways.rank.numpy()
     if not pathways.num_edges:
         raise ValueError("pathways must have edges, got none: there is nothing to draw. Keep a larger share of them.")

@@ -32,7 +32,8 @@ def pathways(
     layer reads after the elements. A pool makes a level of fewer elements and has no residual; nor has an attention
     into another number of targets. An attention whose sources are not the level's elements reads a memory, nodes of
     its own; one of as many sources as there are elements is taken for attention among them. Layers follow each other
-    in the order in which they ran.
+    in the order in which they ran, and are numbered from 0 among those recorded: one that was not is as if it were not
+    there.
 
     Per target, weights of edges and residual sum to one:
 
@@ -218,7 +219,8 @@ def _recorded_share(found: Pathways, lost: Tensor) -> float:
     at[found.outputs.numpy()] = 1.0
     reading = torch.from_numpy(carried_back(list(entries(found)), at))[:, 0]
     there = float((found.weight * reading[found.edge_index[1]]).sum())
-    return there / (there + float((lost * reading).sum()))
+    whole = there + float((lost * reading).sum())
+    return there / whole if whole > 0 else 1.0  # nothing comes into the outputs, so nothing of it is missing
 
 
 def _checked_labels(labels: Sequence[object] | None, number: int) -> tuple[str, ...] | None:

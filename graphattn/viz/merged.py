@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from graphattn.viz.attribution import Attribution
-from graphattn.viz.pathways import Pathways
+from graphattn.viz.pathways import Pathways, check_pathways
 
 
 def merged(pathways: Pathways, attribution: Attribution | None = None) -> Pathways:
@@ -16,10 +16,11 @@ def merged(pathways: Pathways, attribution: Attribution | None = None) -> Pathwa
         attribution: what they were asked, such as `pathways.max_flow([0])`; None asks for `pathways.rollout()`.
 
     Returns:
-        Pathways of one layer: inputs at rank 0 (memories, if there are any, at rank 1), outputs at the last rank.
+        Pathways of one layer: inputs at rank 0, each memory at a rank of its own after them, outputs at the last. Of
+        elements of several ranks, each rank is a rank.
 
     Raises:
-        ValueError: if the attribution is of other pathways; and what `rollout` raises.
+        TypeError, ValueError: if `pathways` are none, or the attribution is of others; and what `rollout` raises.
 
     >>> number = torch.arange(3)
     >>> chain = Pathways(torch.tensor([[0, 1], [1, 2]]), torch.tensor([0.5, 0.25], dtype=torch.float64),
@@ -28,6 +29,7 @@ def merged(pathways: Pathways, attribution: Attribution | None = None) -> Pathwa
     >>> found.num_ranks, found.edge_index.tolist(), found.weight.tolist()
     (2, [[0], [1]], [0.125])
     """
+    check_pathways(pathways)
     found = pathways.rollout() if attribution is None else attribution
     nodes = torch.cat([found.inputs, found.outputs])
     if nodes.numel() and int(nodes.max()) >= pathways.num_nodes:
@@ -36,8 +38,9 @@ def merged(pathways: Pathways, attribution: Attribution | None = None) -> Pathwa
             f"{int(nodes.max())}. Pass what their own rollout() or max_flow() returned."
         )
     num_inputs = found.inputs.numel()
-    is_memory = pathways.node_kind[found.inputs] == pathways.node_kinds.index("memory")
-    last = 1 + int(bool(is_memory.any()))
+    # as many ranks as they have, without those between
+    first, input_rank = torch.unique(pathways.rank[found.inputs], return_inverse=True)
+    output_rank = first.numel() + torch.unique(pathways.rank[found.outputs], return_inverse=True)[1]
     output, input_ = found.weight.nonzero(as_tuple=True)
     num_edges = output.numel()
     return Pathways(
@@ -46,7 +49,7 @@ def merged(pathways: Pathways, attribution: Attribution | None = None) -> Pathwa
         head=torch.full((num_edges,), -1),
         layer=torch.zeros(num_edges, dtype=torch.int64),
         edge_kind=torch.zeros(num_edges, dtype=torch.int64),
-        rank=torch.cat([is_memory.long(), torch.full_like(found.outputs, last)]),
+        rank=torch.cat([input_rank, output_rank]),
         element=pathways.element[nodes],
         node_kind=pathways.node_kind[nodes],
         labels=pathways.labels,

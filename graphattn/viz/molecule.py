@@ -44,12 +44,12 @@ class Skeleton(NamedTuple):
 
 
 def draw_molecule(
-    molecule: str | AttentionGraph,
     pathways: Pathways,
+    molecule: str | AttentionGraph,
     ax: Axes | None = None,
     *,
     layer: int | None = None,
-    target: int | None = None,
+    target: int | str | None = None,
     num_virtual: int = 0,
     color: str | None = None,
     max_edges: int = MAX_ARROWS,
@@ -57,12 +57,12 @@ def draw_molecule(
     """Draws a molecule, and arrows from the atoms that are read to those that read them.
 
     Args:
+        pathways: of the molecule alone; elements are its atoms, then its virtual nodes.
         molecule: SMILES, laid out by rdkit, whose order of atoms is that of `molecule_graph` and of OGB's data sets; or
             the graph of its bonds (or any other square graph), laid out by networkx.
-        pathways: of the molecule alone; elements are its atoms, then its virtual nodes.
         ax: matplotlib axes of yours; None makes a figure of its own, unknown to pyplot.
         layer: whose attention is drawn, −1 for the last; None where layers are merged.
-        target: draw only what this atom reads.
+        target: draw only what this atom reads; its number, or its name.
         num_virtual: virtual nodes after the atoms, drawn beside them as squares.
         color: "kind", "head", "change" (the sign of the weight), or None for what suits the weights.
         max_edges: the strongest arrows are drawn; the caption says how many of how many.
@@ -78,15 +78,15 @@ def draw_molecule(
     found = one_layer(pathways, layer)
     skeleton = read_skeleton(molecule)
     num_atoms = len(skeleton.place)
-    is_whole = not pathways.threshold  # otherwise the last elements may have been left out
-    if num_atoms + num_virtual != found.num_elements and (is_whole or found.num_elements > num_atoms + num_virtual):
+    if not found.has(num_atoms + num_virtual):
         raise ValueError(
             f"pathways must have an element for each of {num_atoms} atoms and {num_virtual} virtual nodes, got "
             f"{found.num_elements}. Pass the molecule that was recorded, and num_virtual= as its batch has it."
         )
     place = np.concatenate([skeleton.place, _beside(skeleton.place, num_virtual)])
 
-    among = found.of(target)
+    reader = found.number(target)
+    among = found.of(reader)
     weight = found.weight[among]
     shown = strongest(weight, max_edges)
     edges = among[shown.edges]
@@ -107,15 +107,15 @@ def draw_molecule(
         for number, where in enumerate(place[num_atoms:]):
             name = "virtual" if num_virtual == 1 else f"virtual {number + 1}"
             ax.annotate(name, where, xytext=(8, 0), textcoords="offset points", va="center", fontsize=8, **TEXT)
-    if target is not None:
+    if reader is not None:
         ax.scatter(
-            place[target, 0], place[target, 1], s=320, facecolors="none", edgecolors=BLACK, linewidths=1.2, zorder=3
+            place[reader, 0], place[reader, 1], s=320, facecolors="none", edgecolors=BLACK, linewidths=1.2, zorder=3
         )
     ax.set_xlim(low[0], high[0])
     ax.set_ylim(low[1], high[1])
     ax.set_aspect("equal")
     legend(ax, legend_of({"bond": GRAY} | coloring.names, scale), right=40 if num_virtual else 0)
-    caption(ax, [f"what node {target} reads" if target is not None else "", *found.sentences, drawn_of(shown, weight)])
+    caption(ax, [f"what node {target} reads" if reader is not None else "", *found.sentences, drawn_of(shown, weight)])
     return ax
 
 

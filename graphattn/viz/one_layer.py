@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from graphattn.graph.summary import plural
-from graphattn.viz.pathways import Pathways, percent
+from graphattn.viz.pathways import Pathways, check_pathways
+from graphattn.viz.shares import percent
 
 
 class OneLayer(NamedTuple):
@@ -26,17 +27,30 @@ class OneLayer(NamedTuple):
     def num_elements(self) -> int:
         return len(self.names)
 
-    def of(self, target: int | None) -> np.ndarray:
-        """Returns the positions of the edges into one element, of all for None.
+    def number(self, target: int | str | None) -> int | None:
+        """Returns the number of an element that is given by number or name, None for None.
 
         Raises:
-            ValueError: if there is no such element.
+            ValueError: if there is no such element, or a name names several.
         """
+        if isinstance(target, str):
+            return self.pathways._named(target)
         if target is None:
-            return np.arange(self.src.size)
+            return None
         if isinstance(target, bool) or not isinstance(target, int | np.integer) or not 0 <= target < self.num_elements:
-            raise ValueError(f"target must be an element in [0, {self.num_elements}), got {target!r}.")
-        return np.flatnonzero(self.dst == target)
+            raise ValueError(
+                f"target must be an element in [0, {self.num_elements}), or its name, got {target!r}. None draws all."
+            )
+        return int(target)
+
+    def of(self, target: int | None) -> np.ndarray:
+        """Returns the positions of the edges into one element, of all for None."""
+        return np.arange(self.src.size) if target is None else np.flatnonzero(self.dst == target)
+
+    def has(self, number: int) -> bool:
+        """Returns whether this can be of so many elements; without names, pruning may have left the last ones out."""
+        is_counted = self.pathways.labels is not None or not self.pathways.threshold
+        return self.num_elements == number if is_counted else self.num_elements <= number
 
 
 def one_layer(pathways: Pathways, layer: int | None = None, *, with_itself: bool = False) -> OneLayer:
@@ -52,10 +66,7 @@ def one_layer(pathways: Pathways, layer: int | None = None, *, with_itself: bool
         ValueError: if the layer is not named where there are several, does not exist, or its edges do not join the
             elements of the input.
     """
-    if not isinstance(pathways, Pathways):
-        raise TypeError(
-            f"pathways must be Pathways, got {type(pathways).__name__}. graphattn.viz.pathways(recording) makes them."
-        )
+    check_pathways(pathways)
     weight = pathways.weight.numpy()
     of_layer = pathways.layer.numpy()
     layers = np.unique(of_layer)
@@ -95,6 +106,6 @@ def one_layer(pathways: Pathways, layer: int | None = None, *, with_itself: bool
     itself = f"not drawn: {plural(num_itself, 'edge')} of elements to themselves" if num_itself else ""
     said = [pathways.caption]
     if layer is not None:
-        influence = f"{percent(pathways.kept)} of the influence over all layers" if pathways.threshold else ""
+        influence = f"{percent(pathways.kept)} of the influence over all layers" if pathways.threshold or pathways.kept < 1 else ""
         said = [f"layer {layers[0]}", pathways.method, pathways.threshold, influence]
     return OneLayer(kept, src[edges], dst[edges], weight[edges], names, num_itself, (*said, itself))

@@ -30,8 +30,8 @@ def draw_patches(
     patch_size: int | tuple[int, int],
     ax: Axes | None = None,
     *,
-    target: int | None = None,
     layer: int | None = None,
+    target: int | str | None = None,
     num_before: int = 0,
     color: str | None = None,
     max_edges: int = MAX_ARROWS,
@@ -43,9 +43,9 @@ def draw_patches(
         image: array or tensor [height, width], or [height, width, 3]; floats in [0, 1] or uint8.
         patch_size: pixels, one number or (height, width) of a patch.
         ax: matplotlib axes of yours; None makes a figure of its own, unknown to pyplot.
-        target: the element whose reading is shown, such as 0 for a class token before the patches; None shows the mean
-            over all elements.
         layer: whose attention is drawn, −1 for the last; None where layers are merged.
+        target: the element whose reading is shown, its number or its name, such as 0 for a class token before the
+            patches; None shows the mean over all elements.
         num_before: elements before the first patch, such as a class token; they have no place on the image.
         color: "kind", "head", "change" (the sign of the weight), or None for what suits the weights.
         max_edges: the strongest arrows are drawn; the caption says how many of how many.
@@ -62,16 +62,17 @@ def draw_patches(
     pixels = checked_image(image)
     size = checked_patch_size(patch_size, pixels)
     rows, columns = pixels.shape[0] // size[0], pixels.shape[1] // size[1]
-    if found.num_elements > rows * columns + num_before:
+    if not found.has(rows * columns + num_before):
         raise ValueError(
             f"pathways have {found.num_elements} elements, the image {rows} × {columns} patches and {num_before} "
             "before them. Check patch_size, and pass num_before=1 for a class token."
         )
-    among = found.of(target)
+    number = found.number(target)
+    among = found.of(number)
     is_patch = found.src[among] >= num_before
     read, weight = found.src[among][is_patch] - num_before, found.weight[among][is_patch]
     total = np.bincount(read, weights=weight, minlength=rows * columns).reshape(rows, columns)
-    cover = total / (found.num_elements if target is None else 1)
+    cover = total / (rows * columns + num_before if number is None else 1)
     largest = float(np.abs(cover).max(initial=0.0))
 
     between = among[is_patch & (found.dst[among] >= num_before) & (found.src[among] != found.dst[among])]
@@ -96,15 +97,15 @@ def draw_patches(
     arrows(ax, start, end, shift, found.weight[edges], scale, coloring.color, gap=0.15, size=head)
     entries = legend_of(coloring.names, scale) if edges.size else {}
     entries |= _legend_of_cover(cover, largest)
-    if target is not None and target >= num_before:
+    if number is not None and number >= num_before:
         from matplotlib.patches import Rectangle
 
-        x, y = _centres(np.array([target - num_before]), columns)[0]
+        x, y = _centres(np.array([number - num_before]), columns)[0]
         ring = Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=BLACK, linewidth=1.8, zorder=4)
         ax.add_patch(ring)
         entries["target"] = ring
     legend(ax, entries)
-    reader = "on average over all elements" if target is None else f"by element {target}"
+    reader = "on average over all elements" if number is None else f"by element {target}"
     caption(ax, [f"overlay: how much of each patch is read {reader}", *found.sentences,
                  drawn_of(shown, found.weight[between])])  # fmt: skip
     return ax

@@ -51,7 +51,8 @@ class Pathways:
         node_kind: int64 [num_nodes] into `node_kinds`; elements stay "pooled" in all levels after a pool.
         labels: names of the elements at rank 0, text and never markup; None for none.
         method: what the weights mean.
-        kept: share of influence that the edges carry, 1.0 before pruning.
+        kept: share of influence that the edges carry, 1.0 where none is left out. Of pathways that are pruned again it
+            is the product of what each time was kept of what was there.
         threshold: by which rule edges were left out, "" if none were.
         num_all_edges: how many there were before that; None for as many as there are.
 
@@ -131,7 +132,7 @@ class Pathways:
             return
         if isinstance(self.labels, str) or not all(isinstance(label, str) for label in self.labels):
             raise TypeError(f"labels must be a tuple of strings, got {self.labels!r}. Pass tuple(map(str, labels)).")
-        first = self.element[self.rank == 0]
+        first = self.element[(self.rank == 0) & (self.node_kind == NODE_KINDS.index("element"))]
         if first.numel() and int(first.max()) >= len(self.labels):
             raise ValueError(
                 f"labels must name every element at rank 0, got {len(self.labels)} for element {int(first.max())}. "
@@ -288,6 +289,14 @@ class Pathways:
     def write(self, path: str | os.PathLike[str]) -> Path:
         """Writes .graphml, .gexf, .json or .dot, whole or not at all, and returns where it is."""
         return write(self, path)
+
+
+def check_pathways(given: object) -> None:
+    """Raises a TypeError if something else was given."""
+    if not isinstance(given, Pathways):
+        raise TypeError(
+            f"pathways must be Pathways, got {type(given).__name__}. graphattn.viz.pathways(recording) makes them."
+        )
 
 
 def _check_range(tensor: Tensor, name: str, number: int, what: str) -> None:

@@ -41,7 +41,7 @@ def record(
         layers: names of modules, with what is inside them, or numbers, counted from 0 in the order in which modules
             call attention; None for all. Weights of the others are not computed.
         heads: numbers of heads, the same in every layer; None for all.
-        graphs: numbers of examples in the batch; None for all.
+        graphs: numbers of examples in the batch; None for all. The recording numbers those that it holds from 0.
         top_edges: keep, of the edges into a target, those among the `top_edges` strongest of some recorded head, with
             the weights of all recorded heads; what share of weight they carry is in `kept`. A layer's weights are then
             held whole only while that layer runs.

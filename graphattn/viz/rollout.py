@@ -37,7 +37,7 @@ def rollout(pathways: Pathways, outputs: Tensor) -> Attribution:
     Raises:
         ValueError: if a weight is negative, or the result would hold more than 2^28 numbers.
 
-    Source: Abnar and Zuidema 2020, sec. 3.1, where A = 0.5 I + 0.5 · mean over heads of alpha, the default of
+    Source: Abnar and Zuidema 2020, sec. 3, where A = 0.5 I + 0.5 · mean over heads of alpha, the default of
         `graphattn.viz.pathways`; abstraction and pooled nodes are ours.
 
     >>> from graphattn.viz.pathways import Pathways

@@ -16,8 +16,7 @@ from graphattn.training.folder import RunFolder
 from graphattn.training.load import load_run
 from graphattn.training.seeds import runs_in
 from graphattn.viz.arcs import draw_arcs
-from graphattn.viz.canvas import FORMATS, TEXT, plain, save_picture
-from graphattn.viz.export import WRITERS
+from graphattn.viz.canvas import TEXT, plain, save_picture
 from graphattn.viz.heads import draw_heads
 from graphattn.viz.layers import draw_layers
 from graphattn.viz.levels import pathways
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 VIEWS = ("graph", "layers", "arcs", "heads")
 METHODS = ("rollout", "flow", "weights")
 SPLITS = ("test", "valid", "train", "all")
-ENDINGS = (*FORMATS, *WRITERS)
 SHARE = 0.8
 
 
@@ -123,7 +121,7 @@ class RunExample:
                 ax = draw_arcs(found, ax, layer=layer)
             else:
                 molecule = self.graph if self.smiles is None else self.smiles
-                ax = draw_molecule(molecule, found, ax, layer=layer, num_virtual=self.num_virtual)
+                ax = draw_molecule(found, molecule, ax, layer=layer, num_virtual=self.num_virtual)
         ax.set_title(self.title, loc="left", fontsize="medium", **TEXT)
         return ax
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from graphattn.graph.summary import plural
 from graphattn.viz.palette import BLACK
-from graphattn.viz.pathways import percent
+from graphattn.viz.shares import percent
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

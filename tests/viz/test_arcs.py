@@ -55,8 +55,10 @@ def test_a_target_shows_what_it_reads() -> None:
     ax = draw_arcs(reading([(0, 3, 1.0), (2, 1, 0.5), (2, 3, 0.5)]), target=3)
     assert len(ax.collections[0].get_segments()) == 2
     assert ax.get_xlabel().startswith("what whom reads")
+    by_name = draw_arcs(reading([(0, 3, 1.0), (2, 1, 0.5), (2, 3, 0.5)]), target="whom")
+    assert by_name.get_xlabel() == ax.get_xlabel()
     assert [text.get_fontweight() for text in ax.texts] == ["normal"] * 3 + ["bold"]
-    with pytest.raises(ValueError, match=r"target must be an element in \[0, 4\), got 4"):
+    with pytest.raises(ValueError, match=r"target must be an element in \[0, 4\), or its name, got 4"):
         draw_arcs(reading([(0, 3, 1.0)]), target=4)
 
 

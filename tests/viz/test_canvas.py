@@ -109,6 +109,14 @@ def test_yours_are_drawn_on_and_all_of_their_figure_is_written(tmp_path: Path) -
     assert "beside" in words_of(save_picture(right, tmp_path / "a.svg"))
 
 
+def test_axes_in_a_part_of_a_figure_stand_for_all_of_it(tmp_path: Path) -> None:
+    left, right = Figure().subfigures(1, 2)
+    left.suptitle("beside")
+    ax = right.subplots()
+    caption(ax, ["below"])
+    assert {"beside", "below"} <= set(words_of(save_picture(ax, tmp_path / "a.svg")))
+
+
 def test_widths_of_text_grow_with_text_and_size() -> None:
     assert text_width("wwww", 10) == pytest.approx(4 * text_width("w", 10), rel=0.05)
     assert text_width("w", 20) == pytest.approx(2 * text_width("w", 10), rel=0.1)

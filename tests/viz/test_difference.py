@@ -34,6 +34,14 @@ def test_edges_of_another_kind_or_layer_stay_apart_and_the_caption_names_both() 
     assert one.difference(replace(other, labels=("b",))).labels is None
 
 
+def test_what_was_left_out_before_is_said() -> None:
+    edges = [(0, 1, 0.5), (0, 1, 0.25)]
+    one = by_hand([0, 1], edges, threshold="chosen edges", kept=0.5)
+    assert one.difference(by_hand([0, 1], edges)).threshold == "chosen edges"
+    assert one.difference(one).threshold == "chosen edges"
+    assert one.difference(replace(one, threshold="others")).threshold == "chosen edges; others"
+
+
 def test_two_heads_are_compared_with_each_other_and_two_sets_of_heads_head_by_head() -> None:
     generator = torch.Generator().manual_seed(0)
     graph = ga.connectivity.full(3)

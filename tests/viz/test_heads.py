@@ -52,6 +52,13 @@ def test_heads_without_weight_gated_and_not_recorded_are_grey_and_said() -> None
     assert ax.get_yticklabels()[1].get_text() == "$b$" and not ax.get_yticklabels()[1].get_parse_math()
 
 
+def test_a_record_of_the_strongest_edges_is_said_to_be_one() -> None:
+    kept = torch.tensor([[1.0], [0.5], [1.0], [1.0], [0.5], [1.0], [1.0]])
+    ax = draw_heads(Recording([step_of(GRAPH, ALPHA[:, :1], kept=kept)]))
+    assert "; the strongest edges, 85.7 % of the weight; rows" in ax.get_xlabel().replace("\n", " ")
+    assert "strongest" not in draw_heads(Recording([step_of(GRAPH, ALPHA)])).get_xlabel()
+
+
 def test_one_example_of_a_batch_on_axes_of_yours() -> None:
     batch = disjoint_union([full(2), GRAPH]).enumerate()
     alpha = softmax_of(batch, 1, GENERATOR)
@@ -63,6 +70,8 @@ def test_one_example_of_a_batch_on_axes_of_yours() -> None:
 def test_what_cannot_be_drawn_is_said() -> None:
     with pytest.raises(ValueError, match="recording must hold weights, got none"):
         draw_heads(Recording())
+    with pytest.raises(TypeError, match=r"recording must be a Recording, got list\. Make one with record\(model\)"):
+        draw_heads([])  # type: ignore[arg-type]
     large = full(MAX_SIDE + 1).enumerate()
     with pytest.raises(ValueError, match=r"of 129. Choose some, record\(model, layers=\[0\], heads=\[0, 1\]\)"):
         draw_heads(Recording([step_of(large, torch.ones(large.num_edges, 1))]))

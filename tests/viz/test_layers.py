@@ -147,5 +147,7 @@ def test_labels_are_text_in_the_file(tmp_path: Path) -> None:
 def test_nothing_to_draw_is_said() -> None:
     with pytest.raises(ValueError, match="pathways must have edges, got none: there is nothing to draw"):
         draw_layers(by_hand([0, 1], []))
+    with pytest.raises(TypeError, match=r"pathways must be Pathways, got list\. graphattn.viz.pathways"):
+        draw_layers([])  # type: ignore[arg-type]
     only_residual = by_hand([0, 1], [(0, 1, 1.0)], edge_kind=torch.tensor([1]))
     assert "drawn: no non-residual edge" in draw_layers(only_residual).get_xlabel().replace("\n", " ")

@@ -193,7 +193,14 @@ def test_edges_that_were_not_recorded_keep_their_place_in_the_sum() -> None:
     assert found.rollout().weight.sum(1).tolist() == pytest.approx([0.875, 1.0])
     lower = pathways(Recording([step, step]))
     # the upper layer passes on 0.875 of what the lower one is read by
-    assert lower.kept == pytest.approx(1 - 0.125 * (1 + 0.875) / (1 + 1 + 1 + 0.875 + 0.125 * 0))
+    assert lower.kept == pytest.approx(1 - 0.125 * (1 + 0.875) / (1 + 1 + 1 + 0.875))
+
+
+def test_where_nothing_comes_into_the_outputs_nothing_is_missing() -> None:
+    part = step_of(ga.connectivity.full(2), torch.full((4, 1), 0.25), kept=torch.full((2, 1), 0.5))
+    nobody = AttentionGraph(torch.empty(2, 0, dtype=torch.int64), 2, 1)
+    found = pathways(Recording([part, step_of(nobody, torch.zeros(0, 1), kind="pool")]))
+    assert found.kept == 1.0 and found.rollout().weight.tolist() == [[0.0, 0.0]]
 
 
 def test_one_example_of_a_ragged_batch() -> None:

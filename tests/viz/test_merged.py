@@ -32,7 +32,29 @@ def test_memories_stand_between_inputs_and_outputs() -> None:
     assert found.rank.tolist() == [0, 0, 1, 2] and found.weight.tolist() == [0.5, 0.5]
 
 
+def test_memories_of_several_layers_have_ranks_of_their_own() -> None:
+    layered = by_hand([0, 1, 2, 3, 4], [(0, 2, 0.5), (1, 2, 0.5), (2, 4, 0.5), (3, 4, 0.5)], memories=[1, 3])
+    found = merged(layered)
+    assert found.rank.tolist() == [0, 1, 2, 3] and found.weight.tolist() == [0.25, 0.25, 0.5]
+    assert found.node_labels() == ["0", "memory 0", "memory 0", "0"]
+
+
+def test_elements_of_several_ranks_keep_their_order() -> None:
+    layered = by_hand([0, 1, 2, 3], [(0, 1, 0.5), (1, 2, 0.5), (2, 3, 0.5)], labels=("a",))
+    found = merged(layered, layered.rollout([(3, 0), (1, 0)]))
+    assert found.rank.tolist() == [0, 2, 1] and found.weight.tolist() == [0.125, 0.5]
+    found = merged(layered, layered.max_flow(0, [(2, 0), (1, 0)]))
+    assert found.rank.tolist() == [1, 0, 2] and found.edge_index.tolist() == [[0, 1], [2, 2]]
+
+
+def test_inputs_without_names_may_be_more_than_the_names() -> None:
+    layered = by_hand([0, 1, 1, 2], [(0, 3, 0.5), (2, 3, 0.5)], memories=[1, 2], labels=("a",))
+    assert merged(layered, layered.max_flow(0, [(1, 1)])).node_labels() == ["memory 1", "a"]
+
+
 def test_an_attribution_of_others_is_refused() -> None:
     small, large = by_hand([0, 1], [(0, 1, 1.0)]), by_chance(0)
     with pytest.raises(ValueError, match="attribution must be of these pathways, which have 2 nodes"):
         merged(small, large.rollout())
+    with pytest.raises(TypeError, match=r"pathways must be Pathways, got Attribution\. graphattn.viz.pathways"):
+        merged(large.rollout())  # type: ignore[arg-type]

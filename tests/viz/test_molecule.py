@@ -44,7 +44,7 @@ def test_atoms_are_in_the_order_of_molecule_graph() -> None:
 def test_arrows_go_from_the_atom_that_is_read_to_the_one_that_reads() -> None:
     pytest.importorskip("rdkit")
     place = read_skeleton(ETHANOL).place
-    ax = draw_molecule(ETHANOL, reading([(0, 2, 0.9), (1, 0, 0.3), (1, 1, 0.5)]))
+    ax = draw_molecule(reading([(0, 2, 0.9), (1, 0, 0.3), (1, 1, 0.5)]), ETHANOL)
     bonds, arrows, heads = ax.collections[:3]
     assert len(bonds.get_segments()) == 2 and len(arrows.get_segments()) == 2
     assert isinstance(heads, PolyCollection) and len(heads.get_paths()) == 2
@@ -57,37 +57,39 @@ def test_arrows_go_from_the_atom_that_is_read_to_the_one_that_reads() -> None:
 
 def test_virtual_nodes_stand_beside_and_are_named() -> None:
     pytest.importorskip("rdkit")
-    ax = draw_molecule(ETHANOL, reading([(0, 4, 0.9), (3, 1, 0.3)], 5), num_virtual=2)
+    ax = draw_molecule(reading([(0, 4, 0.9), (3, 1, 0.3)], 5), ETHANOL, num_virtual=2)
     texts = {text.get_text(): text for text in ax.texts}
     assert {"virtual 1", "virtual 2"} <= set(texts)
     assert texts["virtual 1"].xy[0] > read_skeleton(ETHANOL).place[:, 0].max() + 1
     with pytest.raises(ValueError, match=r"each of 3 atoms and 0 virtual nodes, got 5\. Pass the molecule that was"):
-        draw_molecule(ETHANOL, reading([(0, 4, 0.9)], 5))
+        draw_molecule(reading([(0, 4, 0.9)], 5), ETHANOL)
     with pytest.raises(ValueError, match="each of 4 atoms and 0 virtual nodes, got 3"):
-        draw_molecule("CCOC", reading([(0, 1, 0.9)]))
+        draw_molecule(reading([(0, 1, 0.9)]), "CCOC")
 
 
 def test_a_graph_of_bonds_is_laid_out_without_rdkit() -> None:
     bonds, _ = AttentionGraph.from_edge_index(torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]), 3)
     ax = Figure().subplots()
-    assert draw_molecule(bonds, reading([(0, 2, 1.0)]), ax) is ax
+    assert draw_molecule(reading([(0, 2, 1.0)]), bonds, ax) is ax
     assert [text.get_text() for text in ax.texts] == ["0", "1", "2"]
     drawn = ax.collections[0]
     assert isinstance(drawn, LineCollection) and len(drawn.get_segments()) == 2
     with pytest.raises(ValueError, match="molecule must be SMILES or a square graph with nodes"):
-        draw_molecule(AttentionGraph(torch.empty(2, 0, dtype=torch.int64), 0), reading([(0, 2, 1.0)]))
+        draw_molecule(reading([(0, 2, 1.0)]), AttentionGraph(torch.empty(2, 0, dtype=torch.int64), 0))
     with pytest.raises(TypeError, match="molecule must be SMILES or an AttentionGraph of bonds, got int"):
-        draw_molecule(3, reading([(0, 2, 1.0)]))  # type: ignore[arg-type]
+        draw_molecule(reading([(0, 2, 1.0)]), 3)  # type: ignore[arg-type]
 
 
 def test_layers_heads_targets_and_counts_are_chosen() -> None:
     pytest.importorskip("rdkit")
     edges = [(0, 2, 0.9), (1, 2, 0.5), (1, 0, 0.3)]
     found = reading(edges, head=torch.tensor([0, 1, 0]))
-    ax = draw_molecule(ETHANOL, found, target=2)
+    named = reading(edges, head=torch.tensor([0, 1, 0]), labels=("C0", "C1", "O2"))
+    assert draw_molecule(named, ETHANOL, target="O2").get_xlabel().startswith("what node O2 reads")
+    ax = draw_molecule(found, ETHANOL, target=2)
     assert len(ax.collections[1].get_segments()) == 2 and ax.get_xlabel().startswith("what node 2 reads")
     assert [text.get_text() for text in ax.get_legend().get_texts()][1:3] == ["head 0", "head 1"]
-    ax = draw_molecule(ETHANOL, found, layer=-1, max_edges=1)
+    ax = draw_molecule(found, ETHANOL, layer=-1, max_edges=1)
     caption = ax.get_xlabel().replace("\n", " ")
     assert caption.startswith("layer 0; by hand") and "the 1 strongest of 3 edges, 52.9 % of their weight" in caption
 
@@ -96,20 +98,20 @@ def test_layers_heads_targets_and_counts_are_chosen() -> None:
 def test_what_is_no_smiles_is_refused(smiles: str) -> None:
     pytest.importorskip("rdkit")
     with pytest.raises(ValueError, match="is not a SMILES that rdkit understands"):
-        draw_molecule(smiles, reading([(0, 2, 1.0)]))
+        draw_molecule(reading([(0, 2, 1.0)]), smiles)
 
 
 def test_one_atom_alone_has_its_name() -> None:
     pytest.importorskip("rdkit")
     assert read_skeleton("C").names == ["CH₄"] and read_skeleton("[Na+]").names == ["Na⁺"]
-    ax = draw_molecule("C", reading([(1, 0, 1.0)], 2), num_virtual=1)
+    ax = draw_molecule(reading([(1, 0, 1.0)], 2), "C", num_virtual=1)
     assert len(ax.collections[1].get_segments()) == 1
 
 
 def test_what_is_too_large_for_the_paper_is_refused() -> None:
     large = AttentionGraph(torch.empty(2, 0, dtype=torch.int64), MAX_ATOMS + 1)
     with pytest.raises(ValueError, match=r"at most 250 atoms, got 251\. Use draw_layers"):
-        draw_molecule(large, reading([(0, 1, 1.0)]))
+        draw_molecule(reading([(0, 1, 1.0)]), large)
     pytest.importorskip("rdkit")
     with pytest.raises(ValueError, match=r"at most 250 atoms, got 251\. Use draw_layers"):
-        draw_molecule("C" * (MAX_ATOMS + 1), reading([(0, 1, 1.0)]))
+        draw_molecule(reading([(0, 1, 1.0)]), "C" * (MAX_ATOMS + 1))

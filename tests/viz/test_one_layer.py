@@ -51,5 +51,28 @@ def test_what_cannot_be_shown_is_refused_with_advice() -> None:
     summary = layered(node_kind=torch.tensor([0, 0, 1, 0, 0, 0]))
     with pytest.raises(ValueError, match="layer 0 has abstraction nodes, which are no elements of the input"):
         one_layer(summary, 0)
-    with pytest.raises(ValueError, match=r"target must be an element in \[0, 2\), got 2"):
-        one_layer(layered(), 0).of(2)
+
+
+def test_a_target_is_named_or_numbered() -> None:
+    found = one_layer(layered(labels=("a", "b")), 0)
+    assert [found.number(target) for target in (None, 1, "b")] == [None, 1, 1]
+    for wrong in (2, -1, True, 0.5):
+        with pytest.raises(ValueError, match=r"target must be an element in \[0, 2\), or its name, got"):
+            found.number(wrong)
+    with pytest.raises(ValueError, match="there is no element named 'c'"):
+        found.number("c")
+    with pytest.raises(ValueError, match="elements have no names, got 'a'"):
+        one_layer(layered(), 0).number("a")
+
+
+def test_elements_are_counted_where_pruning_cannot_have_left_the_last_out() -> None:
+    whole, pruned = layered(), layered(threshold="strongest", kept=0.5)
+    assert [one_layer(whole, 0).has(number) for number in (1, 2, 3)] == [False, True, False]
+    assert [one_layer(pruned, 0).has(number) for number in (1, 2, 3)] == [False, True, True]
+    named = layered(labels=("a", "b"), threshold="strongest")
+    assert [one_layer(named, 0).has(number) for number in (1, 2, 3)] == [False, True, False]
+
+
+def test_the_share_kept_is_said_of_a_layer_too() -> None:
+    assert "81.2 % of the influence over all layers" in one_layer(layered(kept=0.8123), 0).sentences
+    assert not any("influence" in sentence for sentence in one_layer(layered(), 0).sentences)

@@ -15,8 +15,8 @@ from tests.layered import by_hand
 IMAGE = np.linspace(0, 1, 4 * 6).reshape(4, 6)  # patches of 2: 2 × 3
 
 
-def reading(edges, number=6):
-    return by_hand([0] * number + [1] * number, [(s, number + t, w) for s, t, w in edges])
+def reading(edges, number=6, **fields):
+    return by_hand([0] * number + [1] * number, [(s, number + t, w) for s, t, w in edges], **fields)
 
 
 def cover_of(ax) -> np.ndarray:
@@ -53,8 +53,18 @@ def test_a_class_token_has_no_place_on_the_image() -> None:
     ax = draw_patches(reading([(0, 0, 0.5), (6, 0, 0.5), (2, 3, 0.1)], 7), IMAGE, 2, target=0, num_before=1)
     np.testing.assert_allclose(cover_of(ax), COVER * np.array([[0, 0, 0], [0, 0, 1.0]]))
     assert "drawn: no edge" in ax.get_xlabel().replace("\n", " ")
+    names = tuple("cabdefg")
+    ax = draw_patches(reading([(2, 3, 0.1)], 7, labels=names), IMAGE, 2, target="d", num_before=1)
+    assert ax.get_xlabel().startswith("overlay: how much of each patch is read by element d")
     with pytest.raises(ValueError, match=r"7 elements, the image 2 × 3 patches and 0 before them\. Check patch_size"):
         draw_patches(reading([(0, 6, 1.0)], 7), IMAGE, 2)
+
+
+def test_an_image_of_more_patches_is_refused_unless_pruning_left_elements_out() -> None:
+    with pytest.raises(ValueError, match=r"6 elements, the image 4 × 6 patches and 0 before them\. Check patch_size"):
+        draw_patches(reading([(0, 1, 1.0)]), IMAGE, 1)
+    pruned = reading([(0, 1, 1.0), (0, 5, 0.1)]).keep(torch.tensor([0]))
+    np.testing.assert_allclose(cover_of(draw_patches(pruned, IMAGE, 2))[0], [COVER, 0, 0])
 
 
 def test_images_come_as_arrays_and_tensors_grey_and_coloured() -> None:

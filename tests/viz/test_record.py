@@ -297,7 +297,7 @@ def test_heads_and_examples_are_chosen_and_a_head_mask_follows() -> None:
         assert torch.equal(step.alpha, all_of_it.alpha[chosen][:, [0, 2]])
         assert torch.equal(step.graph.head_mask, all_of_it.graph.head_mask[chosen][:, [0, 2]])
         assert_close(step.value_norm, all_of_it.value_norm[torch.arange(33) // 11 != 1][:, [0, 2]])
-        assert step.graph == disjoint_union([parts[0], parts[0]]) or step.graph.num_edges == int(chosen.sum())
+        assert torch.equal(step.graph.edge_index, disjoint_union([parts[0], parts[2]]).enumerate().edge_index)
     assert one.num_examples == 1 and one.steps[0].graph.num_src_nodes == 11
     assert torch.equal(one.steps[1].alpha, whole.example(1).steps[1].alpha[:, 1:2])
 
@@ -403,7 +403,6 @@ def test_checkpointing_records_the_forward_and_not_what_backward_computes_again(
     from torch.utils.checkpoint import checkpoint
 
     model, x = model_of(2).train(), drawn(11, EMBED_DIM)
-    plain = model.forward
     with record(model) as expected:
         plain_out = model(x, GRAPH)
         plain_out.sum().backward()
@@ -420,7 +419,6 @@ def test_checkpointing_records_the_forward_and_not_what_backward_computes_again(
     for step, other in zip(recording.steps, expected.steps):
         assert_close(step.alpha, other.alpha)
         assert_close(step.gradient, other.gradient)
-    assert plain is not model.forward
 
 
 # --- passes, blocks and threads ------------------------------------------------------------------------------------
