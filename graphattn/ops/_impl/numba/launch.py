@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from graphattn.ops._impl.numba import kernels, projection, threads
 from graphattn.ops._impl.numba.vectors import WIDTH
 
-CACHE_BYTES = 2**25  # of keys and values of one head: what a shared cache may hold of them, were they packed
+CACHE_BYTES = 2**24  # of keys and values of one head: beyond, threads that pack a head each leave the shared cache
 MIN_PACKED_DEGREE = 8  # below, packing costs more than it saves
 LARGE_BYTES = 2**22  # of an array for which huge pages are asked
 CHUNK_WORK = 4_000_000  # multiply-adds of the smallest chunk that is worth a thread's while
