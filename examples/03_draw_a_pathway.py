@@ -55,6 +55,7 @@ print("\nWhat the last word holds of each word:")
 for word, share in zip(words, rollout.weight[0].tolist(), strict=True):
     print(f"  {word:8} {share:6.1%}")
 assert abs(float(rollout.weight.sum()) - 1) < 1e-9  # nothing was left out, so nothing is missing
+# Two of them pass the same words: a word stays itself by its residual, and as well by reading itself.
 print("\nThe strongest ways into it, from the input upwards:")
 paths, names = layered.strongest_paths(3, target="tired"), layered.node_labels()
 for nodes, share in zip(paths.nodes, paths.share.tolist(), strict=True):

@@ -141,12 +141,11 @@ def text_width(text: str, size: float) -> float:
 
 def inches_of(ax: Axes) -> tuple[float, float]:
     """Returns width and height of axes in inches, as far as they are known before the picture is laid out."""
-    box, figure = ax.get_position(), _figure_of(ax)
-    return box.width * figure.get_figwidth(), box.height * figure.get_figheight()
+    box, around = ax.get_position(), ax.figure  # or the part of a figure that they are in
+    return box.width * around.bbox.width / around.dpi, box.height * around.bbox.height / around.dpi
 
 
 def _figure_of(ax: Axes) -> Figure:
-    assert ax.figure is not None  # axes of a picture
     return ax.figure.figure  # of axes in a part of a figure the whole one
 
 

@@ -16,8 +16,7 @@ def merged(pathways: Pathways, attribution: Attribution | None = None) -> Pathwa
         attribution: what they were asked, such as `pathways.max_flow([0])`; None asks for `pathways.rollout()`.
 
     Returns:
-        Pathways of one layer: inputs at rank 0, each memory at a rank of its own after them, outputs at the last. Of
-        elements of several ranks, each rank is a rank.
+        Pathways of one layer: the ranks of the inputs in their order, memories among them, then those of the outputs.
 
     Raises:
         TypeError, ValueError: if `pathways` are none, or the attribution is of others; and what `rollout` raises.
@@ -38,7 +37,7 @@ def merged(pathways: Pathways, attribution: Attribution | None = None) -> Pathwa
             f"{int(nodes.max())}. Pass what their own rollout() or max_flow() returned."
         )
     num_inputs = found.inputs.numel()
-    # as many ranks as they have, without those between
+    # those that they stand in, counted anew
     first, input_rank = torch.unique(pathways.rank[found.inputs], return_inverse=True)
     output_rank = first.numel() + torch.unique(pathways.rank[found.outputs], return_inverse=True)[1]
     output, input_ = found.weight.nonzero(as_tuple=True)

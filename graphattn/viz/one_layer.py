@@ -106,6 +106,7 @@ def one_layer(pathways: Pathways, layer: int | None = None, *, with_itself: bool
     itself = f"not drawn: {plural(num_itself, 'edge')} of elements to themselves" if num_itself else ""
     said = [pathways.caption]
     if layer is not None:
-        influence = f"{percent(pathways.kept)} of the influence over all layers" if pathways.threshold or pathways.kept < 1 else ""
+        is_part = bool(pathways.threshold) or pathways.kept < 1
+        influence = f"{percent(pathways.kept)} of the influence over all layers" if is_part else ""
         said = [f"layer {layers[0]}", pathways.method, pathways.threshold, influence]
     return OneLayer(kept, src[edges], dst[edges], weight[edges], names, num_itself, (*said, itself))

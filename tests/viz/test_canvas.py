@@ -12,7 +12,17 @@ pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from graphattn.viz.canvas import axes_of, caption, checked_labels, legend, new_figure, plain, save_picture, text_width
+from graphattn.viz.canvas import (
+    axes_of,
+    caption,
+    checked_labels,
+    inches_of,
+    legend,
+    new_figure,
+    plain,
+    save_picture,
+    text_width,
+)
 
 NASTY = [
     "$x^2$",
@@ -115,6 +125,8 @@ def test_axes_in_a_part_of_a_figure_stand_for_all_of_it(tmp_path: Path) -> None:
     ax = right.subplots()
     caption(ax, ["below"])
     assert {"beside", "below"} <= set(words_of(save_picture(ax, tmp_path / "a.svg")))
+    width, height = inches_of(Figure().subplots())
+    assert inches_of(ax) == pytest.approx((width / 2, height))
 
 
 def test_widths_of_text_grow_with_text_and_size() -> None:
