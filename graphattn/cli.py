@@ -162,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         "--calibrate", action="store_true",
         help="measure the implementations here, for a minute, and keep the constants by which impl='auto' chooses",
     )  # fmt: skip
+    made.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of --calibrate")
     return parser
 
 
@@ -455,7 +456,9 @@ def info(options: argparse.Namespace) -> int:
     from graphattn.training.folder import environment
 
     if options.calibrate:
-        return _calibrate()
+        if options.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda needs a GPU that torch sees, and it sees none. Leave it out for the CPU.")
+        return _calibrate(options.device)
     found = environment()
     print(f"graphattn {found['graphattn']}, Python {found['python']}, {found['platform']}")
     print(f"threads {found['num_threads']}, CUDA {', '.join(found['cuda']) or 'none'}")
@@ -467,7 +470,8 @@ def info(options: argparse.Namespace) -> int:
     for impl in IMPLEMENTATIONS:
         able = [device for device in devices if runs_on(impl, torch.device(device))]
         print(f"  impl {impl:13} {', '.join(able) or 'no device here'}")
-    print(f"  constants of auto  {constants_for('cpu').source}")
+    for device in devices:
+        print(f"  constants of auto  {device}: {constants_for(device).source}")
     needed = {
         "ogb": "train",
         "lightning": "train",
@@ -482,7 +486,7 @@ def info(options: argparse.Namespace) -> int:
     return 0
 
 
-def _calibrate() -> int:
+def _calibrate(device: str) -> int:
     """Measures the constants of impl="auto"; somebody who watches sees how far it is, a pipe does not."""
     from graphattn.ops import calibrate
 
@@ -490,8 +494,8 @@ def _calibrate() -> int:
         if sys.stderr.isatty():
             print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
-    calibrate.check_writable()
-    calibration = calibrate.calibrate(report=say)
+    calibrate.check_writable(device)
+    calibration = calibrate.calibrate(report=say, device=device)
     say("")
     path = calibrate.save(calibration)
     print(f"microseconds of forward and backward, fitted to {calibration.num_measured} measurements:")

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from graphattn.cli import main
 from graphattn.connectivity import global_tokens, sliding_window
@@ -251,9 +252,15 @@ def test_info_calibrates_and_then_says_whose_constants_auto_takes(
         assert last == str(path) and path.is_file() and list(path.parent.iterdir()) == [path]
         assert printed.err == ""  # no progress where nobody watches
         assert main(["info"]) == 0
-        assert f"constants of auto  {path}, measured" in capsys.readouterr().out
+        assert f"constants of auto  cpu: {path}, measured" in capsys.readouterr().out
     finally:
         constants_for.cache_clear()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--calibrate", "--device", "cuda"]) == 1
+    assert "needs a GPU that torch sees" in capsys.readouterr().err
 
 
 def test_constants_that_cannot_be_kept_are_not_measured(

@@ -33,7 +33,7 @@ def pathways(
     into another number of targets. An attention whose sources are not the level's elements reads a memory, nodes of
     its own; one of as many sources as there are elements is taken for attention among them. Layers follow each other
     in the order in which they ran, and are numbered from 0 among those recorded: one that was not is as if it were not
-    there.
+    there, and the method says of how many that is true.
 
     Per target, weights of edges and residual sum to one:
 
@@ -81,6 +81,8 @@ def pathways(
     of = [WEIGHTINGS[weighting], HEADS[heads] if isinstance(heads, str) else f"head {heads}", f"residual {residual:g}"]
     if recording.num_examples > 1:
         of.append(f"example {example} of {recording.num_examples}")
+    if recording.num_left_out:
+        of.append(f"layers not recorded: {recording.num_left_out}")
     made = _Levels(residual)
     for step in recording.example(example).steps:
         made.add(step, step_weights(step, heads, weighting))

@@ -159,7 +159,7 @@ class _Recorder:
             self._running = []  # an interrupt leaves what it interrupted
             self._has_started, self._has_ended = True, False
             self._heard, self._found = [], set()
-            self.recording._steps, self._graphs = [], {}
+            self.recording._steps, self.recording._num_left_out, self._graphs = [], 0, {}
         elif not self._running:
             return  # a part of the model runs alone: a backward computes it again, or somebody calls it by itself
         self._running.append(_Running(name, module))
@@ -179,12 +179,15 @@ class _Recorder:
         if not self._running:
             return False
         running = self._running[-1]
+        is_new = running.layer is None
         if running.layer is None:
             running.layer = len(self._heard)
             self._heard.append(running.name)
         chosen = self._choice.layer_of(running.layer, running.name)
         self._found.update(chosen)
-        return self._choice.layers is None or bool(chosen)
+        is_wanted = self._choice.layers is None or bool(chosen)
+        self.recording._num_left_out += is_new and not is_wanted
+        return is_wanted
 
     def hear(self, call: Call) -> None:
         with torch.no_grad(), torch.autocast(call.alpha.device.type, enabled=False):

@@ -67,6 +67,7 @@ class Recording:
 
     Args:
         steps: one per call of attention or pooling.
+        num_left_out: layers of that pass that were not chosen, whose steps are missing.
 
     >>> graph = AttentionGraph(torch.tensor([[0, 1], [0, 0]]), num_src_nodes=2, num_dst_nodes=1)
     >>> step = Step("layer", 0, "attention", graph, torch.full((2, 1), 0.5), torch.tensor([0]), None, None, None, None,
@@ -75,13 +76,19 @@ class Recording:
     Recording(1 step, 2 edges, 1 head, 1 kB)
     """
 
-    def __init__(self, steps: Sequence[Step] = ()):
+    def __init__(self, steps: Sequence[Step] = (), num_left_out: int = 0):
         self._steps = list(steps)
+        self._num_left_out = num_left_out
 
     @property
     def steps(self) -> tuple[Step, ...]:
         """Those recorded so far; a gradient appears once backward has run."""
         return tuple(self._steps)
+
+    @property
+    def num_left_out(self) -> int:
+        """Number of layers that called attention and were not chosen to be recorded."""
+        return self._num_left_out
 
     def alphas(self) -> list[Tensor]:
         """Returns the weights [num_edges, num_heads] of every step."""
@@ -110,7 +117,7 @@ class Recording:
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < number:
             raise IndexError(f"index must lie in [0, num_examples) = [0, {number}), got {index!r}.")
         if number == 1:
-            return Recording(self._steps)
+            return Recording(self._steps, self._num_left_out)
         parts: dict[int, Part] = {}  # by the identity of the whole graph, so that steps share a part as they share it
         steps = []
         for step, here in zip(self._steps, offsets):
@@ -124,7 +131,7 @@ class Recording:
             part = part_of(step.graph, here, torch.tensor([index])) if part is None else part
             parts[id(step.graph)] = part
             steps.append(_part_of_step(step, part))
-        return Recording(steps)
+        return Recording(steps, self._num_left_out)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes one `.safetensors` file, whole or not at all, and returns where it is; a shared graph is there once.
@@ -148,6 +155,7 @@ class Recording:
         header = {
             "format": f"{FORMAT}.{FORMAT_VERSION}",
             "graphattn": __version__,
+            "num_left_out": str(self._num_left_out),
             "graphs": json.dumps(
                 [
                     {"sizes": [graph.num_src_nodes, graph.num_dst_nodes], "kinds": graph.kinds, "origin": graph.origin}
@@ -189,7 +197,8 @@ class Recording:
         try:
             graphs = [_read_graph(tensors, number, made) for number, made in enumerate(json.loads(header["graphs"]))]
             made = json.loads(header["steps"])
-            return cls([_read_step(tensors, number, graphs, step) for number, step in enumerate(made)])
+            steps = [_read_step(tensors, number, graphs, step) for number, step in enumerate(made)]
+            return cls(steps, int(header["num_left_out"]))
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}). Save the record again.") from error
 

@@ -315,3 +315,25 @@ def test_bad_arguments_are_refused_with_the_nearest_name() -> None:
         pathways(recording, labels=["a", "b", "c"])
     with pytest.raises(TypeError, match="labels must be a sequence of names, got the single 'abcd'"):
         pathways(recording, labels="abcd")
+
+
+def test_the_caption_says_how_many_layers_were_not_recorded() -> None:
+    layers = torch.nn.ModuleList(ga.nn.GraphAttention(embed_dim=8, num_heads=2) for _ in range(3))
+    graph = ga.connectivity.full(3)
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = x + layer(x, graph)
+            return x
+
+    for chosen, left_out in (([0, 2], 1), (None, 0)):
+        with record(model := Model(), layers=chosen) as recording:
+            model(torch.zeros(3, 8))
+            model(torch.zeros(3, 8))
+        assert recording.num_left_out == left_out
+        assert ("layers not recorded: 1" in pathways(recording).caption) == bool(left_out)
