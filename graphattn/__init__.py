@@ -1,6 +1,6 @@
 """Attention as message passing over an explicit sparse graph."""
 
-from graphattn import connectivity, graph, nn, ops, viz
+from graphattn import connectivity, graph, nn, ops, selection, viz
 from graphattn._version import __version__
 from graphattn.graph import AttentionGraph, disjoint_union, rules
 from graphattn.ops import attention_weights, explain, graph_attention
@@ -19,5 +19,6 @@ __all__ = [
     "nn",
     "ops",
     "rules",
+    "selection",
     "viz",
 ]

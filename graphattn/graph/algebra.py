@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graphattn.graph import pairs
 from graphattn.graph.blocks import Blocks, concatenate
-from graphattn.graph.kinds import join, rename_bits
+from graphattn.graph.kinds import all_bits, join, rename_bits
 from graphattn.graph.provenance import grouped, shortened
 from graphattn.graph.ragged import batch_of, ragged_range
 from graphattn.graph.rules import Rule, is_causal
@@ -204,6 +204,68 @@ def keep_sources(graph: AttentionGraph, kept: Tensor) -> AttentionGraph:
         None if graph._edge_kind is None else graph._edge_kind[stays],
         f"{grouped(graph.origin, '.')}.keep_sources({int(kept.sum())} of {graph.num_src_nodes})",
         None if graph._head_mask is None else graph._head_mask[stays],
+    )
+
+
+def keep_equal(graph: AttentionGraph, src_label: Tensor, dst_label: Tensor) -> AttentionGraph:
+    """A[i, j] ∧ src_label[j] = dst_label[i]."""
+    for name, label, size in (
+        ("src", src_label, graph.num_src_nodes),
+        ("dst", dst_label, graph.num_dst_nodes),
+    ):
+        check_tensor(label, f"{name}_label", graph.device)
+        if label.dtype != torch.int64 or label.shape != (size,):
+            raise ValueError(
+                f"{name}_label must be int64 [num_{name}_nodes] = [{size}], got {label.dtype} {list(label.shape)}. "
+                "Give each node one label."
+            )
+        if label.numel() and int(label.min()) < 0:
+            raise ValueError(f"{name}_label must not be negative, got {int(label.min())}. Number the labels from 0.")
+    src, dst = graph.explicit_edges
+    stays = src_label[src] == dst_label[dst]
+    return graph._like(
+        graph.explicit_edges[:, stays],
+        graph.blocks.keep_equal(src_label, dst_label) if graph.blocks is not None else None,
+        None if graph._edge_kind is None else graph._edge_kind[stays],
+        f"{grouped(graph.origin, '.')}.keep_equal(...)",
+        None if graph._head_mask is None else graph._head_mask[stays],
+    )
+
+
+def self_edges(graph: AttentionGraph) -> AttentionGraph:
+    """A ∧ I."""
+    beside = graph.explicit_edges[0] == graph.explicit_edges[1]
+    own = graph._like(
+        graph.explicit_edges[:, beside],
+        None,
+        None if graph._edge_kind is None else graph._edge_kind[beside],
+        f"{grouped(graph.origin, '.')}.self_edges()",
+        None if graph._head_mask is None else graph._head_mask[beside],
+    )
+    if graph.blocks is None:
+        return own
+    nodes = torch.arange(min(graph.num_src_nodes, graph.num_dst_nodes), device=graph.device)
+    pair = torch.stack([nodes, nodes])
+    holder = graph.blocks.holder(pair)
+    return with_edges(own, pair[:, holder >= 0], graph.blocks.kind[holder[holder >= 0]])
+
+
+def marked(graph: AttentionGraph, kind: str) -> AttentionGraph:
+    """A, each edge also of the kind."""
+    kinds = join(graph.kinds, (kind,))
+    bit = 1 << kinds.index(kind)
+    blocks, edge_kind = graph.blocks, graph._edge_kind
+    return type(graph).trusted(
+        graph.explicit_edges,
+        graph.num_src_nodes,
+        graph.num_dst_nodes,
+        blocks=None if blocks is None else blocks._replace(kind=(blocks.kind & all_bits(graph.kinds)) | bit),
+        edge_kind=None if edge_kind is None else edge_kind | bit,
+        kinds=kinds,
+        src_ptr=graph._src_ptr,
+        dst_ptr=graph._dst_ptr,
+        head_mask=graph._head_mask,
+        origin=graph.origin,
     )
 
 

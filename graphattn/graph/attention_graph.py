@@ -409,6 +409,45 @@ class AttentionGraph:
         """
         return algebra.keep_sources(self, kept)
 
+    def keep_equal(self, src_label: Tensor, dst_label: Tensor) -> AttentionGraph:
+        """Keeps the edges whose source and target carry the same label; blocks are cut into one per label.
+
+        Args:
+            src_label: int64 [num_src_nodes], at least 0.
+            dst_label: int64 [num_dst_nodes], at least 0.
+
+        >>> graph = AttentionGraph(torch.tensor([[0, 1, 0], [0, 0, 1]]), num_src_nodes=2)
+        >>> graph.keep_equal(torch.tensor([0, 1]), torch.tensor([1, 0])).edge_index.tolist()
+        [[1, 0], [0, 1]]
+        """
+        return algebra.keep_equal(self, src_label, dst_label)
+
+    def self_edges(self) -> AttentionGraph:
+        """Returns the graph of the edges (i → i) alone, with their kinds; blocks are searched, not listed.
+
+        >>> AttentionGraph(torch.tensor([[0, 1, 1], [0, 0, 1]]), num_src_nodes=2).self_edges().edge_index.tolist()
+        [[0, 1], [0, 1]]
+        """
+        return algebra.self_edges(self)
+
+    def looks_ahead(self) -> bool:
+        """Returns whether some target reads a source of a higher number; False is what `keep(is_causal)` promises.
+
+        >>> AttentionGraph(torch.tensor([[0, 0, 1], [0, 1, 1]]), num_src_nodes=2).looks_ahead()
+        False
+        """
+        src, dst = self.explicit_edges
+        return bool((src > dst).any()) or (self.blocks is not None and self.blocks.looks_ahead())
+
+    def marked(self, kind: str) -> AttentionGraph:
+        """Returns the same edges, each also of the kind named.
+
+        >>> window = AttentionGraph(torch.tensor([[0], [0]]), num_src_nodes=1, kinds=("window",))
+        >>> window.marked("sampled").kinds
+        ('window', 'sampled')
+        """
+        return algebra.marked(self, kind)
+
     def of_head(self, head: int) -> AttentionGraph:
         """Returns the graph that one head sees, without a head_mask; blocks, which all heads see, stay blocks.
 

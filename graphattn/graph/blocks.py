@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graph import pairs
-from graphattn.graph.ragged import check_ptr, ragged_range
+from graphattn.graph.ragged import check_ptr, ragged_range, running_range
 
 
 class Blocks(NamedTuple):
@@ -124,6 +124,40 @@ class Blocks(NamedTuple):
         start = self.src_ptr[block]
         prefix = running[start + self.prefix] - running[start]
         return self._replace(src_ptr=running[self.src_ptr], src=self.src[keep], prefix=prefix).without_empty()
+
+    def keep_equal(self, src_label: Tensor, dst_label: Tensor) -> "Blocks | None":
+        """Keeps the pairs whose ends carry one label, each block cut into one per label; staircases stay staircases.
+
+        Args:
+            src_label: int64 [num_src_nodes], at least 0.
+            dst_label: int64 [num_dst_nodes], at least 0.
+        """
+        num_labels = int(torch.cat([src_label, dst_label]).max()) + 1
+        columns = self.of_source() * num_labels + src_label[self.src]  # the part that an entry of src belongs to
+        rows = self.of_target() * num_labels + dst_label[self.dst]
+        part, number = torch.unique(torch.cat([columns, rows]), return_inverse=True)
+        columns, rows = number[: columns.numel()], number[columns.numel() :]
+        by_columns, by_rows = torch.argsort(columns, stable=True), torch.argsort(rows, stable=True)
+        # sources of a part stay in reading order, so those a row reads are the ones before where its prefix ended
+        width = self.src.numel() + 1
+        place = columns[by_columns] * width + by_columns
+        first = torch.searchsorted(place, rows * width)
+        end = torch.searchsorted(place, rows * width + self.src_ptr[self.of_target()] + self.prefix)
+        return Blocks(
+            _ptr(torch.bincount(rows, minlength=part.numel())),
+            self.dst[by_rows],
+            _ptr(torch.bincount(columns, minlength=part.numel())),
+            self.src[by_columns],
+            (end - first)[by_rows],
+            self.kind[torch.div(part, num_labels, rounding_mode="floor")],
+        ).without_empty()
+
+    def looks_ahead(self) -> bool:
+        """Returns whether some target reads a source behind itself, src > dst."""
+        furthest = running_range(self.src, self.of_source())[1]  # among the sources up to here
+        reads = self.prefix > 0
+        last = (self.src_ptr[self.of_target()] + self.prefix - 1)[reads]
+        return bool((furthest[last] > self.dst[reads]).any())
 
     def relabel(self, src_map: Tensor, dst_map: Tensor) -> "Blocks":
         """Renames nodes: source s becomes src_map[s], target t becomes dst_map[t]."""

@@ -14,6 +14,7 @@ from graphattn.nn.encoders import (
     PositionEncoder,
     VirtualNodeEncoder,
 )
+from graphattn.nn.pooling import PoolReadout, SuccessiveHalvingPool
 from graphattn.nn.scores import DotProduct
 
 __all__ = [
@@ -29,8 +30,10 @@ __all__ = [
     "KindEncoder",
     "NodeNorm",
     "NumberEncoder",
+    "PoolReadout",
     "PositionEncoder",
     "Score",
     "Select",
+    "SuccessiveHalvingPool",
     "VirtualNodeEncoder",
 ]

@@ -48,7 +48,8 @@ class GraphAttention(nn.Module):
         num_heads: number of heads; divides embed_dim.
         score: makes query and key from node features.
         select: shrinks the graph for this layer and step; only sources that are still read are projected. So it is
-            without a selection where the graph leaves more than a quarter of its sources unread.
+            without a selection, or where it hands the graph on as it came, if the graph leaves more than a quarter of
+            its sources unread.
         connect: replaces the one call of the verb (Combiner: two calls on bipartite graphs).
         edge: how edge_attr enters (`EdgeTerms`).
         dropout_p: dropout of attention weights in training.
@@ -150,10 +151,14 @@ class GraphAttention(nn.Module):
             )
         source = x if source is None else source
         terms: dict[str, Any] = {}
-        if self.select is not None:
+        selected, edge_bias = (graph, None) if self.select is None else self.select(x, graph)
+        if selected is not graph or edge_bias is not None:
             if edge_attr is not None and edge_type is not None:
                 edge_attr, edge_type = edge_attr[edge_type], None  # a selection may add a bias of every edge
-            graph, source, edge_attr, terms["edge_bias"] = self._selected(x, graph, source, edge_attr)
+            if edge_attr is not None:
+                edge_attr = selected.align(edge_attr, of=graph)
+            graph, source = self._compact(selected, source)
+            terms["edge_bias"] = edge_bias
         elif self.connect is None:  # a connection may read sources by their number
             graph, source = self._read_only(graph, source)
         if self.edge is not None:
@@ -172,18 +177,12 @@ class GraphAttention(nn.Module):
         out = attend(query, key, value, graph, head_gate=head_gate, dropout_p=dropout_p, impl=self.impl, **terms)
         return self.out_proj(out.flatten(1))
 
-    def _selected(
-        self, x: Tensor, graph: AttentionGraph, source: Tensor, edge_attr: Tensor | None
-    ) -> tuple[AttentionGraph, Tensor, Tensor | None, Tensor | None]:
-        """Shrinks the graph and drops the sources that nobody reads any more, so that they are not projected."""
-        assert self.select is not None
-        selected, edge_bias = self.select(x, graph)
-        if edge_attr is not None:
-            edge_attr = selected.align(edge_attr, of=graph)
+    def _compact(self, selected: AttentionGraph, source: Tensor) -> tuple[AttentionGraph, Tensor]:
+        """Drops the sources that nobody reads any more, so that they are not projected."""
         if is_listening():  # who records wants the layer's own numbers
-            return selected, source, edge_attr, edge_bias
+            return selected, source
         selected, kept = selected.compact_sources()
-        return selected, source[kept], edge_attr, edge_bias
+        return selected, source[kept]
 
     def _read_only(self, graph: AttentionGraph, source: Tensor) -> tuple[AttentionGraph, Tensor]:
         """Drops sources that nobody reads, where the graph's plan says that they are many."""

@@ -231,6 +231,41 @@ def test_keep_sources_clears_the_columns_of_the_others(data: st.DataObject, grap
     assert kinds_at(sampled) == {cell: before[cell] for cell in kinds_at(sampled)}
 
 
+@given(st.data(), graphs())
+def test_keep_equal_asks_for_the_same_label_at_both_ends(data: st.DataObject, graph: AttentionGraph) -> None:
+    src_label, dst_label = (
+        torch.tensor(data.draw(st.lists(st.integers(0, 2), min_size=size, max_size=size)), dtype=torch.int64)
+        for size in (graph.num_src_nodes, graph.num_dst_nodes)
+    )
+    kept = graph.keep_equal(src_label, dst_label)
+    assert_close(dense(kept), dense(graph) & (dst_label[:, None] == src_label))
+    before = kinds_at(graph)
+    assert kinds_at(kept) == {cell: before[cell] for cell in kinds_at(kept)}
+
+
+@given(graphs())
+def test_self_edges_are_the_diagonal(graph: AttentionGraph) -> None:
+    own = graph.self_edges()
+    assert graph.blocks is None or not is_listed(graph)
+    assert_close(dense(own), dense(graph) & torch.eye(*sizes(graph)[::-1], dtype=torch.bool))
+    before = kinds_at(graph)
+    assert kinds_at(own) == {cell: before[cell] for cell in kinds_at(own)}
+
+
+@given(graphs())
+def test_looks_ahead_asks_whether_anything_lies_above_the_diagonal(graph: AttentionGraph) -> None:
+    assert graph.looks_ahead() == bool(dense(graph).triu(1).any())
+    assert not graph.keep(is_causal).looks_ahead()
+
+
+@given(graphs(), st.sampled_from(["bond", "sampled"]))
+def test_marked_adds_a_kind_to_every_edge(graph: AttentionGraph, kind: str) -> None:
+    marked = graph.marked(kind)
+    assert_close(dense(marked), dense(graph))
+    assert kinds_at(marked) == {cell: names | {kind} for cell, names in kinds_at(graph).items()}
+    assert (marked.blocks is None) == (graph.blocks is None) and marked.num_graphs == graph.num_graphs
+
+
 @given(graphs())
 def test_compact_sources_drops_the_columns_that_nobody_reads(graph: AttentionGraph) -> None:
     compact, kept = graph.compact_sources()
@@ -252,6 +287,10 @@ CLOSED = {
         torch.arange(graph.num_src_nodes).flip(0), torch.arange(graph.num_dst_nodes).flip(0)
     ),
     "keep_sources": lambda graph: graph.keep_sources(torch.ones(graph.num_src_nodes, dtype=torch.bool)),
+    "keep_equal": lambda graph: graph.keep_equal(
+        torch.zeros(graph.num_src_nodes, dtype=torch.int64), torch.zeros(graph.num_dst_nodes, dtype=torch.int64)
+    ),
+    "marked": lambda graph: graph.marked("sampled"),
     "compact_sources": lambda graph: graph.compact_sources()[0],
     "disjoint_union": lambda graph: disjoint_union([graph, graph.T]),
     "| of disjoint graphs": lambda graph: graph | AttentionGraph(graph.explicit_edges, *sizes(graph)),
@@ -396,6 +435,21 @@ MISTAKES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         lambda: HERE.keep_sources(torch.ones(5, dtype=torch.bool, device="meta")),
         ValueError,
         r"kept must be on the device of the graph's edges, cpu, got meta. Call kept.to\('cpu'\) first",
+    ),
+    "label per source only": (
+        lambda: HERE.keep_equal(torch.zeros(5, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)),
+        ValueError,
+        r"dst_label must be int64 \[num_dst_nodes\] = \[5\], got torch.int64 \[3\]. Give each node one label",
+    ),
+    "negative label": (
+        lambda: HERE.keep_equal(torch.full((5,), -1), torch.zeros(5, dtype=torch.int64)),
+        ValueError,
+        "src_label must not be negative, got -1. Number the labels from 0",
+    ),
+    "sixteenth kind": (
+        lambda: AttentionGraph.trusted(None, 1, kinds=tuple("abcdefghijklmno")).marked("sampled"),
+        ValueError,
+        "kinds must be at most 15 names",
     ),
     "order that repeats": (
         lambda: HERE.permute(torch.zeros(5, dtype=torch.int64)),

@@ -97,6 +97,20 @@ def test_keep_causal_keeps_sources_up_to_the_target(blocks: Blocks) -> None:
     assert cells(blocks.keep_causal()) == [(i, j) for i, j in cells(blocks) if j <= i]
 
 
+@given(some_blocks(), st.lists(st.integers(0, 2), min_size=20, max_size=20))
+def test_keep_equal_cuts_blocks_by_label_and_they_stay_staircases(blocks: Blocks, labels: list[int]) -> None:
+    kept = blocks.keep_equal(torch.tensor(labels[:10]), torch.tensor(labels[10:]))
+    expected = [(i, j) for i, j in cells(blocks) if labels[j] == labels[10 + i]]
+    assert (cells(kept) if kept is not None else []) == expected
+    if kept is not None:
+        assert sorted(cells(kept.transpose())) == sorted((j, i) for i, j in expected)
+
+
+@given(some_blocks() | some_blocks(staircase="causal"))
+def test_looks_ahead_asks_whether_a_source_stands_behind_its_target(blocks: Blocks) -> None:
+    assert blocks.looks_ahead() == any(j > i for i, j in cells(blocks))
+
+
 @given(some_blocks())
 def test_without_empty_keeps_the_pairs_and_nothing_that_holds_none(blocks: Blocks) -> None:
     kept = blocks.without_empty()
