@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from graphattn.graph import AttentionGraph
+from graphattn.graph.summary import plural
 from graphattn.viz.canvas import TEXT, axes_of, bare, caption, legend
 from graphattn.viz.coloring import color_edges
 from graphattn.viz.one_layer import one_layer
 from graphattn.viz.palette import BLACK, GRAY
 from graphattn.viz.places import places
+from graphattn.viz.shares import percent
 from graphattn.viz.strokes import Scale, arrows, curves, drawn_of, legend_of, sideways, strongest
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def draw_molecule(
     layer: int | None = None,
     target: int | str | None = None,
     num_virtual: int = 0,
+    with_virtual: bool = True,
     color: str | None = None,
     max_edges: int = MAX_ARROWS,
 ) -> Axes:
@@ -64,6 +67,8 @@ def draw_molecule(
         layer: whose attention is drawn, −1 for the last; None where layers are merged.
         target: draw only what this atom reads; its number, or its name.
         num_virtual: virtual nodes after the atoms, drawn beside them as squares.
+        with_virtual: False draws atoms alone, if any reads another, and the caption says what share of the weight is
+            not theirs. Over several layers a virtual node, which all atoms read, may hide them.
         color: "kind", "head", "change" (the sign of the weight), or None for what suits the weights.
         max_edges: the strongest arrows are drawn; the caption says how many of how many.
 
@@ -83,10 +88,13 @@ def draw_molecule(
             f"pathways must have an element for each of {num_atoms} atoms and {num_virtual} virtual nodes, got "
             f"{found.num_elements}. Pass the molecule that was recorded, and num_virtual= as its batch has it."
         )
-    place = np.concatenate([skeleton.place, _beside(skeleton.place, num_virtual)])
-
     reader = found.number(target)
-    among = found.of(reader)
+    among, aside = found.of(reader), ""
+    is_between_atoms = np.maximum(found.src, found.dst)[among] < num_atoms
+    if num_virtual and not with_virtual and is_between_atoms.any():
+        among, aside = among[is_between_atoms], _of_virtual(found.weight[among], is_between_atoms)
+        num_virtual = 0
+    place = np.concatenate([skeleton.place, _beside(skeleton.place, num_virtual)])
     weight = found.weight[among]
     shown = strongest(weight, max_edges)
     edges = among[shown.edges]
@@ -115,7 +123,8 @@ def draw_molecule(
     ax.set_ylim(low[1], high[1])
     ax.set_aspect("equal")
     legend(ax, legend_of({"bond": GRAY} | coloring.names, scale), right=40 if num_virtual else 0)
-    caption(ax, [f"what node {target} reads" if reader is not None else "", *found.sentences, drawn_of(shown, weight)])
+    reads = f"what node {target} reads" if reader is not None else ""
+    caption(ax, [reads, *found.sentences, aside, drawn_of(shown, weight)])
     return ax
 
 
@@ -181,6 +190,15 @@ def _beside(place: np.ndarray, num_virtual: int) -> np.ndarray:
     low, high = place.min(0), place.max(0)
     row = np.arange(num_virtual) - (num_virtual - 1) / 2
     return np.stack([np.full(num_virtual, high[0] + 1.8), (low[1] + high[1]) / 2 - row], 1)
+
+
+def _of_virtual(weight: np.ndarray, is_between_atoms: np.ndarray) -> str:
+    """Says what is left out without virtual nodes."""
+    total = float(np.abs(weight).sum())
+    share = float(np.abs(weight[~is_between_atoms]).sum()) / total if total else 0.0
+    return (
+        f"not drawn: {plural(int((~is_between_atoms).sum()), 'edge')} of virtual nodes, {percent(share)} of the weight"
+    )
 
 
 def _bends(head: np.ndarray) -> np.ndarray:

@@ -121,7 +121,10 @@ class RunExample:
                 ax = draw_arcs(found, ax, layer=layer)
             else:
                 molecule = self.graph if self.smiles is None else self.smiles
-                ax = draw_molecule(found, molecule, ax, layer=layer, num_virtual=self.num_virtual)
+                # merged over the layers, the virtual node that all atoms read would hide what they read of each other
+                ax = draw_molecule(
+                    found, molecule, ax, layer=layer, num_virtual=self.num_virtual, with_virtual=layer is not None
+                )
         ax.set_title(self.title, loc="left", fontsize="medium", **TEXT)
         return ax
 

@@ -55,6 +55,18 @@ def test_arrows_go_from_the_atom_that_is_read_to_the_one_that_reads() -> None:
     assert "not drawn: 1 edge of elements to themselves" in ax.get_xlabel().replace("\n", " ")
 
 
+def test_virtual_nodes_can_be_left_out_and_the_caption_says_what_was_theirs() -> None:
+    pytest.importorskip("rdkit")
+    edges = [(0, 1, 0.2), (0, 3, 0.5), (3, 2, 0.1)]
+    ax = draw_molecule(reading(edges, 4), ETHANOL, num_virtual=1, with_virtual=False)
+    assert len(ax.collections[1].get_segments()) == 1
+    assert [text.get_text() for text in ax.texts] == ["OH"]
+    said = ax.get_xlabel().replace("\n", " ")
+    assert "not drawn: 2 edges of virtual nodes, 75.0 % of the weight" in said
+    lonely = draw_molecule(reading(edges[1:], 4), ETHANOL, num_virtual=1, with_virtual=False)
+    assert "virtual" in [text.get_text() for text in lonely.texts]  # or there would be nothing to see
+
+
 def test_virtual_nodes_stand_beside_and_are_named() -> None:
     pytest.importorskip("rdkit")
     ax = draw_molecule(reading([(0, 4, 0.9), (3, 1, 0.3)], 5), ETHANOL, num_virtual=2)
