@@ -260,6 +260,11 @@ class AttentionGraph:
             self._cache["listed"] = list_blocks(self)
         return self._cache["listed"]
 
+    @property
+    def notes(self) -> dict[Any, Any]:
+        """What other rooms note about this graph, such as which implementation serves a call best; gone with it."""
+        return self._cache.setdefault("notes", {})
+
     def _explicit_kind(self) -> Tensor:
         if self._edge_kind is not None:
             return self._edge_kind

@@ -129,6 +129,17 @@ def choose(graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
         for impl in order:
             if is_proved(impl, sizes.device) and reason_against(impl, graph, sizes, reads_edges) is None:
                 return impl
+        return _cheapest(graph, sizes, reads_edges)
+    # to weigh them takes as long as to serve some dozens of nodes, so it is done once a graph
+    call, costs = (sizes, reads_edges, has_numba(), is_transformed()), constants_for(sizes.device.type)
+    weighed_by, chosen = graph.notes.get(call, (None, ""))
+    if weighed_by is not costs:
+        chosen = _cheapest(graph, sizes, reads_edges)
+        graph.notes[call] = costs, chosen
+    return chosen
+
+
+def _cheapest(graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
     reasons = {impl: reason_against(impl, graph, sizes, reads_edges) for impl in IMPLEMENTATIONS}
     able = [impl for impl in IMPLEMENTATIONS if reasons[impl] is None and is_proved(impl, sizes.device)]
     if not able:
