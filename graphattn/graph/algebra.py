@@ -134,13 +134,7 @@ def keep(graph: AttentionGraph, rule: Rule) -> AttentionGraph:
     origin = f"{grouped(graph.origin, '.')}.keep({name})"
     read = graph.enumerate() if "listed" in graph._cache else graph
     kept = _asked(rule, read.explicit_edges)
-    beside = read._like(
-        read.explicit_edges[:, kept],
-        None,
-        None if read._edge_kind is None else read._edge_kind[kept],
-        origin,
-        None if read._head_mask is None else read._head_mask[kept],
-    )
+    beside = _of_listed(read, kept, None, origin)
     if read.blocks is None:
         return beside
     if rule is is_causal and read.blocks.sources_ascend():
@@ -173,6 +167,17 @@ def _asked(rule: Rule, edges: Tensor) -> Tensor:
     return kept
 
 
+def _of_listed(graph: AttentionGraph, chosen: Tensor, blocks: Blocks | None, origin: str) -> AttentionGraph:
+    """The chosen ones of the edges outside blocks, with what goes with them, and other blocks."""
+    return graph._like(
+        graph.explicit_edges[:, chosen],
+        blocks,
+        None if graph._edge_kind is None else graph._edge_kind[chosen],
+        origin,
+        None if graph._head_mask is None else graph._head_mask[chosen],
+    )
+
+
 def with_edges(graph: AttentionGraph, edges: Tensor, kind: Tensor) -> AttentionGraph:
     """Adds edges that a graph without blocks lacks, in any order, with their kinds; every head sees them."""
     edges = torch.cat([graph.explicit_edges, edges], 1)
@@ -197,14 +202,9 @@ def keep_sources(graph: AttentionGraph, kept: Tensor) -> AttentionGraph:
             f"kept must be bool [num_src_nodes] = [{graph.num_src_nodes}], got {kept.dtype} {list(kept.shape)}. "
             "Mark each source that stays with True."
         )
-    stays = kept[graph.explicit_edges[0]]
-    return graph._like(
-        graph.explicit_edges[:, stays],
-        graph.blocks.keep_sources(kept) if graph.blocks is not None else None,
-        None if graph._edge_kind is None else graph._edge_kind[stays],
-        f"{grouped(graph.origin, '.')}.keep_sources({int(kept.sum())} of {graph.num_src_nodes})",
-        None if graph._head_mask is None else graph._head_mask[stays],
-    )
+    blocks = None if graph.blocks is None else graph.blocks.keep_sources(kept)
+    origin = f"{grouped(graph.origin, '.')}.keep_sources({int(kept.sum())} of {graph.num_src_nodes})"
+    return _of_listed(graph, kept[graph.explicit_edges[0]], blocks, origin)
 
 
 def keep_equal(graph: AttentionGraph, src_label: Tensor, dst_label: Tensor) -> AttentionGraph:
@@ -222,26 +222,14 @@ def keep_equal(graph: AttentionGraph, src_label: Tensor, dst_label: Tensor) -> A
         if label.numel() and int(label.min()) < 0:
             raise ValueError(f"{name}_label must not be negative, got {int(label.min())}. Number the labels from 0.")
     src, dst = graph.explicit_edges
-    stays = src_label[src] == dst_label[dst]
-    return graph._like(
-        graph.explicit_edges[:, stays],
-        graph.blocks.keep_equal(src_label, dst_label) if graph.blocks is not None else None,
-        None if graph._edge_kind is None else graph._edge_kind[stays],
-        f"{grouped(graph.origin, '.')}.keep_equal(...)",
-        None if graph._head_mask is None else graph._head_mask[stays],
-    )
+    blocks = None if graph.blocks is None else graph.blocks.keep_equal(src_label, dst_label)
+    return _of_listed(graph, src_label[src] == dst_label[dst], blocks, f"{grouped(graph.origin, '.')}.keep_equal(...)")
 
 
 def self_edges(graph: AttentionGraph) -> AttentionGraph:
     """A ∧ I."""
     beside = graph.explicit_edges[0] == graph.explicit_edges[1]
-    own = graph._like(
-        graph.explicit_edges[:, beside],
-        None,
-        None if graph._edge_kind is None else graph._edge_kind[beside],
-        f"{grouped(graph.origin, '.')}.self_edges()",
-        None if graph._head_mask is None else graph._head_mask[beside],
-    )
+    own = _of_listed(graph, beside, None, f"{grouped(graph.origin, '.')}.self_edges()")
     if graph.blocks is None:
         return own
     nodes = torch.arange(min(graph.num_src_nodes, graph.num_dst_nodes), device=graph.device)

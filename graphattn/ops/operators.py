@@ -58,7 +58,7 @@ def make_operator(
     register_fake(f"{NAMESPACE}::{name}", fake, lib=_LIBRARY)
     operator = getattr(getattr(torch.ops, NAMESPACE), name).default
     if gradients is not None:
-        differentiable = _differentiable(operator, cpu, gradients, remember, no_second)
+        differentiable = _differentiable(operator, gradients, remember, no_second)
         _LIBRARY.impl(name, differentiable, "Autograd", with_keyset=True)
     if vmap is not None:
         register_vmap(f"{NAMESPACE}::{name}", vmap, lib=_LIBRARY)
@@ -66,14 +66,12 @@ def make_operator(
 
 
 def _differentiable(
-    operator: torch._ops.OpOverload, cpu: Kernel, gradients: Kernel, remember: Kernel | None, no_second: str | None
+    operator: torch._ops.OpOverload, gradients: Kernel, remember: Kernel | None, no_second: str | None
 ) -> Kernel:
     """Returns what the dispatcher calls first: the operator below autograd, remembered where a gradient is wanted."""
 
     def below_autograd(keyset, *inputs):
         with _C._AutoDispatchBelowAutograd():
-            if (keyset & _C._after_ADInplaceOrView_keyset).highestPriorityTypeId() == _C.DispatchKey.CPU:
-                return cpu(*inputs)  # where the dispatcher would go: no mode and no transform is in between
             return operator.redispatch(keyset & _C._after_autograd_keyset, *inputs)
 
     def forward(ctx, *inputs_and_keyset):
@@ -87,7 +85,7 @@ def _differentiable(
         found = gradients(ctx, *grads)
         found = found if isinstance(found, tuple) else (found,)
         if no_second is not None and torch.is_grad_enabled():  # create_graph=True
-            found = _without_second(found, (*grads, *ctx.saved_tensors), no_second)
+            found = without_second(found, (*grads, *ctx.saved_tensors), no_second)
         return *found, None
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
@@ -101,8 +99,11 @@ def _differentiable(
     return called
 
 
-def _without_second(found: tuple[Any, ...], sources: tuple[Any, ...], message: str) -> tuple[Any, ...]:
-    """Returns the same gradients, which depend on their sources in a way that cannot be differentiated."""
+def without_second(found: tuple[Any, ...], sources: tuple[Any, ...], message: str) -> tuple[Any, ...]:
+    """Returns the same gradients, which depend on themselves and on `sources` in a way that cannot be differentiated.
+
+    Differentiating them raises a NotImplementedError with the message; None stays None.
+    """
     given = [grad for grad in found if grad is not None]
     marked = iter(_Last.apply(message, len(given), *given, *(x for x in sources if x is not None)))
     return tuple(None if grad is None else next(marked) for grad in found)

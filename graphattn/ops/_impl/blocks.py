@@ -19,7 +19,7 @@ from torch import Tensor
 
 from graphattn.graph.plan import Bucket, Plan
 from graphattn.ops.dropout import dropout_factor
-from graphattn.ops.operators import make_operator
+from graphattn.ops.operators import make_operator, without_second
 from graphattn.ops.segment import segment_sum
 from graphattn.ops.softmax import softmax_and_lse
 
@@ -456,14 +456,4 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return _NoDoubleBackward.apply(grad)
-
-
-class _NoDoubleBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, grad):
-        return grad.view_as(grad)
-
-    @staticmethod
-    def backward(ctx, grad):
-        raise NotImplementedError(NO_DOUBLE_BACKWARD)
+        return without_second((grad,), (), NO_DOUBLE_BACKWARD)[0]
