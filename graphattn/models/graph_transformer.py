@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphattn.graph import AttentionGraph
+from graphattn.connectivity import full
+from graphattn.graph import AttentionGraph, batch_of
 from graphattn.inputs.graph import GraphBatch, GraphCollate
+from graphattn.models.seats import SELECTIONS, as_line, read_seat
 from graphattn.nn import (
     OGB_ATOM_DIMS,
     OGB_BOND_DIMS,
@@ -24,13 +26,17 @@ from graphattn.nn import (
     KindEncoder,
     NodeNorm,
     NumberEncoder,
+    PoolReadout,
     PositionEncoder,
+    Select,
+    SuccessiveHalvingPool,
     VirtualNodeEncoder,
 )
 from graphattn.ops import IMPLEMENTATIONS, segment_max, segment_sum
+from graphattn.selection import LayerDraws, PerLayer, is_drawable, spec_of_each_layer
 
 NORMS = {"batch": NodeNorm, "layer": nn.LayerNorm}
-READOUTS = ("sum", "mean", "max", "virtual", "nodes")
+READOUTS = ("sum", "mean", "max", "virtual", "pool", "nodes")
 EDGE_TERMS = ("key", "value", "bias", "gate")
 NAMED_SIZES = {
     "tiny": {"embed_dim": 32, "num_heads": 4, "num_layers": 2},
@@ -53,8 +59,14 @@ class GraphTransformerConfig:
         dropout_p: dropout of features.
         attention_dropout_p: dropout of attention weights.
         norm: "batch" or "layer".
-        readout: "sum", "mean" or "max" over the nodes of the data, "virtual" (mean of the virtual nodes), or "nodes"
-            (one row per node of the data).
+        select: what each layer reads of the graph, as a line such as "SubsampleSources(keep_p=0.25)" or as such a spec:
+            see `SELECTIONS`. `Ramp` moves its numbers while training, `PerLayer` gives each layer its own.
+        pool_layers: numbers of layers, from 1, after which the nodes of each graph are pooled by successive halving;
+            the layers that follow attend over all pairs of what is left, without features of edges.
+        pool_ratio: share of the nodes that each pool keeps.
+        readout: "sum", "mean" or "max" over the nodes of the data, "virtual" (mean of the virtual nodes), "pool" (sum
+            of the `pool_k` nodes that a pool makes of a graph), or "nodes" (one row per node of the data).
+        pool_k: nodes of the readout "pool".
         atom_dims: categories of each node feature, or the number of features that are numbers.
         bond_dims: the same of bonds; 0 where bonds have no features.
         kinds: names of edge kinds, each with a vector of its own.
@@ -75,7 +87,11 @@ class GraphTransformerConfig:
     dropout_p: float = 0.1
     attention_dropout_p: float = 0.0
     norm: str = "batch"
+    select: str = ""
+    pool_layers: tuple[int, ...] = ()
+    pool_ratio: float = 0.5
     readout: str = "sum"
+    pool_k: int = 1
     atom_dims: tuple[int, ...] | int = OGB_ATOM_DIMS
     bond_dims: tuple[int, ...] | int = OGB_BOND_DIMS
     kinds: tuple[str, ...] = ("bond", "full", "virtual")
@@ -86,7 +102,7 @@ class GraphTransformerConfig:
     impl: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("edge_terms", "atom_dims", "bond_dims", "kinds"):  # YAML writes tuples as lists
+        for name in ("edge_terms", "atom_dims", "bond_dims", "kinds", "pool_layers"):  # YAML writes tuples as lists
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         _check_name(self.norm, NORMS, "norm")
@@ -94,7 +110,7 @@ class GraphTransformerConfig:
         _check_name(self.impl, ("auto", *IMPLEMENTATIONS), "impl")
         for term in self.edge_terms:
             _check_name(term, EDGE_TERMS, "edge_terms")
-        for name, least in (("num_tasks", 1), ("num_layers", 0), ("edge_dim", 0), ("max_hops", 0), ("num_virtual", 0)):
+        for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}. Give a larger number.")
         for name in ("dropout_p", "attention_dropout_p"):
@@ -102,10 +118,28 @@ class GraphTransformerConfig:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}. It is a probability.")
         if self.ffn_ratio <= 0:
             raise ValueError(f"ffn_ratio must be positive, got {self.ffn_ratio}. 2 doubles the width.")
+        object.__setattr__(self, "select", as_line(self.select, SELECTIONS, "select"))
+        spec_of_each_layer(read_seat(self.select, SELECTIONS, "select"), self.num_layers)
+        self._check_pools()
         if self.readout == "virtual" and not self.num_virtual:
             raise ValueError(
                 "readout 'virtual' needs virtual nodes, got num_virtual = 0. Add virtual(1) to the edges of the "
                 "collation and set num_virtual, or read out another way."
+            )
+
+    def _check_pools(self) -> None:
+        wrong = [layer for layer in self.pool_layers if not 1 <= layer <= self.num_layers]
+        if wrong or len(set(self.pool_layers)) != len(self.pool_layers):
+            raise ValueError(
+                f"pool_layers must be different numbers from 1 to num_layers = {self.num_layers}, got "
+                f"{list(self.pool_layers)}. 2 pools after the second layer."
+            )
+        if not 0.0 < self.pool_ratio <= 1.0:
+            raise ValueError(f"pool_ratio must lie in (0, 1], got {self.pool_ratio}. It is the share of nodes to keep.")
+        if self.pool_layers and self.readout in ("virtual", "nodes"):
+            raise ValueError(
+                f"readout {self.readout!r} needs the nodes of the data, got pool_layers = {list(self.pool_layers)}, "
+                "which leave fewer. Read out by sum, mean, max or pool, or leave pool_layers out."
             )
 
     @classmethod
@@ -140,6 +174,7 @@ class GraphTransformerConfig:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
+_LEAST = {"num_tasks": 1, "num_layers": 0, "edge_dim": 0, "max_hops": 0, "num_virtual": 0, "pool_k": 1}
 _PROVIDED = ("kinds", "max_hops", "num_walks", "num_eigenvectors", "num_virtual")
 
 
@@ -175,7 +210,18 @@ class GraphTransformer(nn.Module):
         )
         self.virtual_encoder = VirtualNodeEncoder(config.num_virtual, dim) if config.num_virtual else None
         self.edge_encoder = EdgeEncoder(config) if config.edge_dim else None
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        specs = spec_of_each_layer(read_seat(config.select, SELECTIONS, "select"), config.num_layers)
+        self._pool_layers = sorted(config.pool_layers)
+        self.draws = LayerDraws(PerLayer(*specs), config.num_layers) if any(map(is_drawable, specs)) else None
+        first_pool = min(config.pool_layers, default=config.num_layers)
+        self.blocks = nn.ModuleList(
+            Block(config, select=None if is_drawable(spec) else spec, has_edges=number < first_pool)
+            for number, spec in enumerate(specs)
+        )
+        self.pools = nn.ModuleDict(
+            {str(layer): SuccessiveHalvingPool(dim, ratio=config.pool_ratio) for layer in self._pool_layers}
+        )
+        self.pool_readout = PoolReadout(SuccessiveHalvingPool(dim, config.pool_k)) if config.readout == "pool" else None
         self.norm = norm(dim)
         self.head = nn.Sequential(
             nn.Linear(dim, dim), nn.ReLU(), FeatureDropout(config.dropout_p), nn.Linear(dim, config.num_tasks)
@@ -192,13 +238,36 @@ class GraphTransformer(nn.Module):
         Raises:
             ValueError: if the collation did not provide what the configuration names.
         """
+        level = self.first_level(batch)
+        graphs = self.connect(level.graph, layers=range(min(self._pool_layers, default=len(self.blocks))))
+        for number, block in enumerate(self.blocks):
+            level = level.with_nodes(block(level.h, *level.read_over(graphs[number])))
+            if number + 1 in self._pool_layers:
+                level = self._pooled(level, number + 1)
+                following = [layer for layer in self._pool_layers if layer > number + 1]
+                graphs += self.connect(level.graph, layers=range(number + 1, min(following, default=len(self.blocks))))
+        return self.head(self.read_out(level.with_nodes(self.norm(level.h)), batch))
+
+    def connect(
+        self, graph: AttentionGraph, step: int | None = None, layers: Iterable[int] | None = None
+    ) -> list[AttentionGraph]:
+        """Returns the graph that each layer attends over, drawn as `config.select` says; arguments as `LayerDraws`."""
+        if self.draws is not None:
+            return self.draws(graph, step, layers)
+        return [graph for _ in (range(len(self.blocks)) if layers is None else layers)]
+
+    def first_level(self, batch: GraphBatch) -> Level:
+        """Returns nodes, graph and edges as the first layer reads them."""
         h = self.embed(batch)
         edge_attr, edge_type = None, None
         if self.edge_encoder is not None:
             edge_attr, edge_type = self.edge_encoder(batch), batch.edge_type
-        for block in self.blocks:
-            h = block(h, batch.graph, edge_attr, edge_type)
-        return self.head(self.read_out(self.norm(h), batch))
+        return Level(h, batch.graph, batch.virtual == 0, edge_attr, edge_type)
+
+    def _pooled(self, level: Level, layer: int) -> Level:
+        """Returns the level above, all pairs of what a pool leaves of each graph; virtual nodes do not enter it."""
+        h, graph, _ = self.pools[str(layer)](level.h, level.graph, full, mask=level.is_data)
+        return Level(h, graph, h.new_ones(h.shape[0], dtype=torch.bool))
 
     def embed(self, batch: GraphBatch) -> Tensor:
         """Returns the first features of all nodes, [num_nodes, embed_dim]; virtual ones have their own embeddings."""
@@ -217,22 +286,25 @@ class GraphTransformer(nn.Module):
             h = h + self.position_encoder(batch.positions, batch.batch, batch.num_graphs)
         return h if self.virtual_encoder is None else self.virtual_encoder(h, batch.virtual)
 
-    def read_out(self, h: Tensor, batch: GraphBatch) -> Tensor:
+    def read_out(self, level: Level, batch: GraphBatch) -> Tensor:
         """Reduces node features to one row per graph, [num_graphs, embed_dim], or keeps the nodes of the data.
 
         A graph without a node to read has zeros.
         """
-        readout = self.config.readout
+        h, readout = level.h, self.config.readout
         if readout == "nodes":
             return h[batch.node]
-        is_read = (batch.virtual > 0 if readout == "virtual" else batch.virtual == 0)[:, None]
+        if self.pool_readout is not None:
+            return self.pool_readout(h, level.graph, mask=level.is_data).sum(1)
+        is_read = (~level.is_data if readout == "virtual" else level.is_data)[:, None]
+        of_graph = batch.batch if level.graph is batch.graph else batch_of(level.graph.dst_ptr)
         if readout == "max":
-            largest = segment_max(h.masked_fill(~is_read, -torch.inf), batch.batch, batch.num_graphs)
+            largest = segment_max(h.masked_fill(~is_read, -torch.inf), of_graph, batch.num_graphs)
             return largest.masked_fill(largest == -torch.inf, 0.0)
-        total = segment_sum(h.masked_fill(~is_read, 0.0), batch.batch, batch.num_graphs)
+        total = segment_sum(h.masked_fill(~is_read, 0.0), of_graph, batch.num_graphs)
         if readout == "sum":
             return total
-        return total / segment_sum(is_read.to(h.dtype), batch.batch, batch.num_graphs).clamp(min=1)
+        return total / segment_sum(is_read.to(h.dtype), of_graph, batch.num_graphs).clamp(min=1)
 
     def num_parameters(self) -> int:
         """Returns the number of trained parameters."""
@@ -246,10 +318,33 @@ class GraphTransformer(nn.Module):
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Level:
+    """What a layer reads: the nodes that are left, who may read whom among them, and features of the edges."""
+
+    h: Tensor  # [num_nodes, embed_dim]
+    graph: AttentionGraph
+    is_data: Tensor  # bool [num_nodes], False for virtual nodes
+    edge_attr: Tensor | None = None  # [num_edges, edge_dim], or [num_types, edge_dim]
+    edge_type: Tensor | None = None  # int64 [num_edges]
+
+    def with_nodes(self, h: Tensor) -> Level:
+        """Returns the level with other features of its nodes."""
+        return replace(self, h=h)
+
+    def read_over(self, graph: AttentionGraph) -> tuple[AttentionGraph, Tensor | None, Tensor | None]:
+        """Returns a graph drawn from this level's, and the features or types of its edges."""
+        if graph is self.graph or self.edge_attr is None:
+            return graph, self.edge_attr, self.edge_type
+        if self.edge_type is not None:
+            return graph, self.edge_attr, graph.align(self.edge_type, of=self.graph, fill=0)
+        return graph, graph.align(self.edge_attr, of=self.graph), None
+
+
 class Block(nn.Module):
     """Attention and feed-forward part, each behind its norm and beside a residual."""
 
-    def __init__(self, config: GraphTransformerConfig):
+    def __init__(self, config: GraphTransformerConfig, select: Select | None = None, has_edges: bool = True):
         super().__init__()
         dim, norm = config.embed_dim, NORMS[config.norm]
         hidden = int(dim * config.ffn_ratio)
@@ -258,7 +353,8 @@ class Block(nn.Module):
         self.attention = GraphAttention(
             dim,
             config.num_heads,
-            edge=EdgeTerms(config.edge_dim, **terms) if config.edge_dim else None,
+            select=select,
+            edge=EdgeTerms(config.edge_dim, **terms) if config.edge_dim and has_edges else None,
             dropout_p=config.attention_dropout_p,
             impl=config.impl,
         )

@@ -32,9 +32,10 @@ class DrawingSeat(nn.Module):
     this seat.
 
     Args:
-        spec: may be replaced while training, for another rate or another `when`:
-            `layer.select.spec = dataclasses.replace(layer.select.spec, when="never")` ends the sampling, for dense
-            fine-tuning; `when="always"` samples in evaluation, for a self-ensemble.
+        spec: may be replaced while training, for another rate.
+
+    Attributes:
+        when: None follows the spec; "training", "always" or "never" overrules it (`set_drawing`).
 
     >>> from graphattn.connectivity import full
     >>> from graphattn.selection import SubsampleSources
@@ -47,6 +48,7 @@ class DrawingSeat(nn.Module):
     def __init__(self, spec: Drawable):
         super().__init__()
         self.spec = spec
+        self.when: When | None = None
 
     def forward(self, x: Tensor, graph: AttentionGraph) -> tuple[AttentionGraph, None]:
         """Returns the graph to attend over; there is no bias of its edges.
@@ -54,16 +56,11 @@ class DrawingSeat(nn.Module):
         Raises:
             RuntimeError: if a draw is due inside a compiled region.
         """
-        if self.spec.when == "never" or (self.spec.when == "training" and not self.training):
+        if not is_due(self.spec, self):
             return graph, None
-        if torch.compiler.is_compiling():
-            raise RuntimeError(
-                "a layer with a select seat draws its graph in its forward, which a compiled region cannot do. Leave "
-                "the layer uncompiled, or call spec.draw before the region, graph.plan() on the result, and pass it to "
-                "a layer without the seat."
-            )
+        refuse_in_a_compiled_region("a layer with a select seat", "call spec.draw before the region")
         seed = int(torch.randint(2**63 - 1, ()))
-        return self.spec.draw(graph, generator=generator_for(seed, rank=_rank())), None
+        return self.spec.draw(graph, generator=generator_for(seed, rank=rank_of_process())), None
 
     def extra_repr(self) -> str:
         return repr(self.spec)
@@ -78,6 +75,24 @@ def check_when(when: Any) -> None:
         )
 
 
-def _rank() -> int:
+def is_due(spec: Any, module: nn.Module) -> bool:
+    """Returns whether a module that draws (it may overrule the spec by its `when`) is to draw now."""
+    if not hasattr(spec, "when"):  # None, or a selection that draws nothing
+        return False
+    when = module.when or spec.when
+    return when == "always" or (when == "training" and module.training)
+
+
+def refuse_in_a_compiled_region(who: str, advice: str) -> None:
+    """Raises a RuntimeError where torch is compiling."""
+    if torch.compiler.is_compiling():
+        raise RuntimeError(
+            f"{who} draws its graph in its forward, which a compiled region cannot do. Leave it uncompiled, or "
+            f"{advice}, graph.plan() on what it returns, and pass that to layers without the seat."
+        )
+
+
+def rank_of_process() -> int:
+    """Returns the number of this process among those that train together, 0 alone."""
     distributed = torch.distributed
     return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0

@@ -14,6 +14,8 @@ from torch_geometric.data import Data
 from graphattn.inputs import GraphBatch, GraphCollate, parse_edges
 from graphattn.models import NAMED_SIZES, GraphTransformer, GraphTransformerConfig
 from graphattn.models.graph_transformer import NORMS, READOUTS
+from graphattn.selection import SubsampleSources
+from graphattn.viz import record
 from tests.inputs.molecules import molecule, permuted
 
 EXACT = {"rtol": 0.0, "atol": 1e-8}
@@ -128,7 +130,11 @@ def test_a_readout_is_of_each_graph_and_ignores_virtual_nodes_unless_asked(reado
     batch = LOCAL_AND_GLOBAL([RECORDS[0], molecule(0), *RECORDS[1:]])
     h = torch.randn(batch.x.shape[0], 12, dtype=torch.float64)
     model = model_of(readout=readout)
-    assert_close(model.read_out(h, batch), by_hand(h, batch, readout))
+    level = model.first_level(batch).with_nodes(h)
+    if readout == "pool":
+        assert model.pool_readout is not None
+        model.pool_readout.pool.k = 50  # all nodes stay
+    assert_close(model.read_out(level, batch), by_hand(h, batch, "sum" if readout == "pool" else readout))
     assert model(batch).shape == (24 if readout == "nodes" else 5, 2)
 
 
@@ -365,3 +371,97 @@ def test_it_learns_a_property_that_needs_more_than_one_hop() -> None:
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.1
+
+
+# --- selection and pooling -----------------------------------------------------------------------------------------
+
+
+def test_layers_attend_over_the_graphs_that_connect_draws() -> None:
+    model, batch = (
+        model_of(select="SubsampleSources(keep_p=0.5)", dropout_p=0.0, norm="layer"),
+        LOCAL_AND_GLOBAL(RECORDS),
+    )
+    plain = model_of(dropout_p=0.0, norm="layer")
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("draws")})
+    assert_close(model.eval()(batch), plain.eval()(batch), **EXACT)
+    out = model.train()(batch)
+    assert model.draws is not None
+    graphs = model.connect(batch.graph, step=model.draws.step)
+    assert graphs[0] != graphs[1] and graphs[0].num_edges < 0.7 * batch.graph.num_edges
+    for types in (batch, batch.without_types()):
+        h, edges = plain.embed(types), plain.edge_encoder(types)
+        edges = edges if types.edge_type is None else edges[types.edge_type]
+        for block, graph in zip(plain.blocks, graphs, strict=True):
+            h = block(h, graph, graph.align(edges, of=batch.graph), None)
+        level = plain.first_level(batch).with_nodes(plain.norm(h))
+        assert_close(out, plain.head(plain.read_out(level, batch)), **EXACT)
+
+
+def test_a_selection_of_everything_is_no_selection() -> None:
+    batch, plain = LOCAL_AND_GLOBAL(RECORDS), model_of(dropout_p=0.0).train()
+    for line in ("SubsampleSources(keep_p=1)", "PerLayer(None, SubsampleSources(num_sources=99))"):
+        model = model_of(dropout_p=0.0, select=line).train()
+        model.load_state_dict({**model.state_dict(), **plain.state_dict()})
+        assert_close(model(batch), plain(batch), **EXACT)
+
+
+def test_a_selection_is_given_as_a_spec_or_as_its_line() -> None:
+    spec = SubsampleSources(num_sources=3)
+    config = GraphTransformerConfig(select=spec)  # type: ignore[arg-type]
+    assert config == GraphTransformerConfig.from_dict(config.to_dict())
+    assert GraphTransformer(config).draws is not None and GraphTransformer().draws is None
+    with pytest.raises(ValueError, match="one spec for each of the 4 layers, got 1"):
+        GraphTransformerConfig(select="PerLayer(SubsampleSources(num_sources=3))")
+    with pytest.raises(ValueError, match="there is no 'Subsample'"):
+        GraphTransformerConfig(select="Subsample()")
+
+
+def test_pools_between_layers_keep_a_share_of_the_atoms_and_no_virtual_node() -> None:
+    model, batch = model_of(pool_layers=(1,), num_layers=3, readout="mean"), LOCAL_AND_GLOBAL(RECORDS)
+    with record(model) as recording:
+        out = model(batch)
+    sizes = [layer.graph.num_dst_nodes for layer in recording.steps]
+    expected = sum(-(-size // 2) for size in SIZES)
+    assert sizes[0] == sum(SIZES) + 8 and sizes[-1] == expected and out.shape == (4, 2)
+    out.square().sum().backward()
+    pool = model.pools["1"]
+    assert bool(pool.scorer.weight.grad.any())
+    assert model.blocks[0].attention.edge is not None and model.blocks[1].attention.edge is None
+
+
+@pytest.mark.parametrize("options", [{"pool_layers": (1, 2), "num_layers": 3}, {"readout": "pool", "pool_k": 3}])
+def test_a_pooled_molecule_has_the_same_output_alone_renumbered_and_in_any_batch(options: dict) -> None:
+    model = model_of(**options)
+    records = [*RECORDS, molecule(0)]
+    alone = torch.cat([model(LOCAL_AND_GLOBAL([record])) for record in records])
+    assert_close(model(LOCAL_AND_GLOBAL(records)), alone, **EXACT)
+    order = torch.randperm(11, generator=torch.Generator().manual_seed(1))
+    moved = model(LOCAL_AND_GLOBAL([permuted(RECORDS[0], order), *records[1:]]))
+    assert_close(moved, alone, **EXACT)
+
+
+def test_layers_above_a_pool_draw_from_what_it_leaves() -> None:
+    model = model_of(pool_layers=(1,), num_layers=2, select="SubsampleSources(num_sources=2)").train()
+    with record(model) as recording:
+        model(LOCAL_AND_GLOBAL(RECORDS))
+    graphs = [layer.graph for layer in recording.steps if layer.kind == "attention"]
+    assert [graph.kinds[-1] for graph in graphs] == ["sampled", "sampled"]
+    assert graphs[1].num_edges == sum(min(2, -(-size // 2)) * -(-size // 2) for size in SIZES)
+    assert model.draws is not None and model.draws.step == 3  # after three forwards of model_of
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"pool_layers": (0,)}, r"pool_layers must be different numbers from 1 to num_layers = 4, got \[0\]"),
+        ({"pool_layers": (2, 2)}, "must be different numbers"),
+        ({"pool_layers": (5,)}, "from 1 to num_layers = 4"),
+        ({"pool_ratio": 0.0}, r"pool_ratio must lie in \(0, 1\], got 0.0"),
+        ({"pool_layers": (1,), "readout": "nodes"}, "readout 'nodes' needs the nodes of the data"),
+        ({"pool_layers": (1,), "readout": "virtual"}, "readout 'virtual' needs the nodes"),
+        ({"pool_k": 0}, "pool_k must be at least 1, got 0"),
+    ],
+)
+def test_pools_that_do_not_fit_are_refused(options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        GraphTransformerConfig(**options)

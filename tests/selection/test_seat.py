@@ -63,7 +63,7 @@ def test_a_graph_that_is_not_drawn_from_leaves_the_default_generator_alone(modul
 def test_processes_with_one_seed_draw_apart(module: DrawingSeat, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
     for rank in range(4):
-        monkeypatch.setattr(seat, "_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(seat, "rank_of_process", lambda rank=rank: rank)
         torch.manual_seed(3)
         drawn.append(drawn_by(module))
     assert all(one != other for one, other in itertools.pairwise(drawn))
