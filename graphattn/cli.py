@@ -113,6 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--split", default="test", choices=("train", "valid", "test"))
     made.add_argument("--checkpoint", metavar="FILE.ckpt", help="in the run's checkpoints/; the best one if left out")
     made.add_argument("--predictions", metavar="FILE.npz", help="score these stored predictions instead")
+    made.add_argument(
+        "--self-ensemble", metavar="N", type=int, dest="num_passes",
+        help="average N passes over graphs drawn anew, of a model with a selection such as SubsampleSources",
+    )  # fmt: skip
+    made.add_argument("--average", help="what --self-ensemble averages: values, probabilities or logits")
 
     made = command("predict", predict, "Predicts with a trained run; CSV goes to the screen or to --out.")
     made.add_argument("folder", metavar="RUN", type=Path)
@@ -176,7 +181,7 @@ def train(options: argparse.Namespace, overrides: list[str]) -> int:
 
     if options.help:
         print("graphattn train --config NAME|FILE [--KEY VALUE ...] [--seeds 0-9] [--precision P] [--resume [RUN]]")
-        print(help_text())
+        print(help_text(read_config(options.config, overrides).network))
         return 0
     if options.precision:
         overrides = [*overrides, "--training.precision", options.precision]
@@ -253,7 +258,7 @@ def tune(options: argparse.Namespace, overrides: list[str]) -> int:
     from graphattn.training.seeds import as_text
 
     config = read_config(options.config, overrides)
-    space = read_space(options.space) if options.space else DEFAULT_SPACE
+    space = read_space(options.space, config.network) if options.space else DEFAULT_SPACE
     require_training()
     from graphattn.training.checkpoints import Interrupted
 
@@ -293,11 +298,26 @@ def evaluate(options: argparse.Namespace) -> int:
     """Scores runs, each on its own, then together."""
     from graphattn.training.evaluate import evaluate_run
     from graphattn.training.seeds import as_text, runs_in
+    from graphattn.training.self_ensemble import evaluate_self_ensemble
 
+    if options.num_passes is None and options.average is not None:
+        raise ValueError("--average says what --self-ensemble N averages. Pass both, or none.")
+    if options.num_passes is not None and options.predictions is not None:
+        raise ValueError("--self-ensemble runs the model, --predictions does not. Pass one of them.")
     runs = [run for path in options.runs for run in runs_in(path)]
     values, name = [], ""
     for run in runs:
-        task, value = evaluate_run(run, options.split, checkpoint=options.checkpoint, predictions=options.predictions)
+        if options.num_passes is None:
+            task, value = evaluate_run(
+                run, options.split, checkpoint=options.checkpoint, predictions=options.predictions
+            )
+        else:
+            ensemble = evaluate_self_ensemble(
+                run, options.split, options.num_passes, average=options.average, checkpoint=options.checkpoint
+            )
+            task, value = ensemble.task, ensemble.score
+            passes = as_text(f"{task.metric} of one pass", ensemble.scores, "passes")
+            print(f"{run}  {passes}, spread of a prediction {ensemble.mean_spread:.4g}")
         if name and name != f"{task.name} {options.split} {task.metric}":
             raise ValueError(f"{run} is a run on {task.name}, the ones before are not. Evaluate them apart.")
         name = f"{task.name} {options.split} {task.metric}"

@@ -12,6 +12,7 @@ from graphattn.training.predictor import GraphPredictor
 from graphattn.training.run import RunResult, train, train_in
 from graphattn.training.search import SearchResult, Trial, tune
 from graphattn.training.seeds import mean_and_std, parse_seeds, train_seeds
+from graphattn.training.self_ensemble import SelfEnsemble, evaluate_self_ensemble, predict_self_ensemble
 
 __all__ = [
     "DataConfig",
@@ -21,12 +22,15 @@ __all__ = [
     "RunConfig",
     "RunResult",
     "SearchResult",
+    "SelfEnsemble",
     "TrainingConfig",
     "Trial",
     "evaluate_run",
+    "evaluate_self_ensemble",
     "load_run",
     "mean_and_std",
     "parse_seeds",
+    "predict_self_ensemble",
     "predict_split",
     "read_config",
     "score",

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from graphattn.data import GraphDataset
+from graphattn.data.reference import find_callable
 from graphattn.inputs import GraphCollate, parse_edges
 from graphattn.models.graph_transformer import GraphTransformerConfig
 
+NETWORK = "graphattn.models:GraphTransformer"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 FROM_DATA = (
     "num_tasks",
@@ -87,6 +89,8 @@ class TrainingConfig:
         save_every_steps: also keep `step-N.ckpt` every so many steps; 0 keeps the best and the last only.
         log_every_steps: steps between lines of the journal.
         accelerator: "auto", "cpu" or "cuda".
+        dense_from: share of `max_epochs` after which layers read whole graphs, for dense fine-tuning of a model that
+            was trained on drawn ones (`model.select`); 1 never. Early stopping may end the run before.
         num_threads: of the training process on the CPU; 0 leaves torch's own choice. With small batches one thread is
             about as fast as several, and on a machine that others use it is many times faster.
     """
@@ -101,6 +105,7 @@ class TrainingConfig:
     save_every_steps: int = 0
     log_every_steps: int = 10
     accelerator: str = "auto"
+    dense_from: float = 1.0
     num_threads: int = 0
 
 
@@ -112,7 +117,8 @@ class RunConfig:
         data: data set and loading.
         inputs: collation.
         network: class of the model, "package.module:Class": it is called with `model` and, on a `GraphBatch`, returns
-            [num_graphs, num_tasks]. One of yours trains, resumes and predicts as ours does.
+            [num_graphs, num_tasks]. One of yours trains, resumes and predicts as ours does; its attribute
+            `config_class`, a dataclass, says which keys `model` has, else they are those of `GraphTransformerConfig`.
         model: size and parts; what data and inputs decide is filled in by `resolved`.
         training: optimization.
         seed: of parameters, dropout and the order of examples.
@@ -121,8 +127,8 @@ class RunConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     inputs: InputsConfig = field(default_factory=InputsConfig)
-    network: str = "graphattn.models:GraphTransformer"
-    model: GraphTransformerConfig = field(default_factory=GraphTransformerConfig)
+    network: str = NETWORK
+    model: Any = field(default_factory=GraphTransformerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: int = 0
     run_root: str = "runs"
@@ -144,6 +150,11 @@ class RunConfig:
                 raise ValueError(f"{key} must be at least {low}, got {values[key]}. Pass --{key} with a larger number.")
         if not self.training.lr > 0:
             raise ValueError(f"training.lr must be positive, got {self.training.lr}. Try --training.lr 1e-3.")
+        if not 0.0 <= self.training.dense_from <= 1.0:
+            raise ValueError(
+                f"training.dense_from must lie in [0, 1], got {self.training.dense_from}. "
+                "0.9 reads whole graphs in the last tenth of the epochs."
+            )
         if self.training.precision not in PRECISIONS:
             raise ValueError(
                 f"training.precision must be one of {', '.join(PRECISIONS)}, got {self.training.precision!r}."
@@ -169,9 +180,11 @@ def resolved(config: RunConfig, dataset: GraphDataset) -> RunConfig:
         "num_virtual": collate.num_virtual,
         **_feature_dims(dataset),
     }
+    defaults = type(config.model)()
+    decided = {name: value for name, value in decided.items() if hasattr(defaults, name)}
     for name, value in decided.items():
         given = getattr(config.model, name)
-        if given != getattr(GraphTransformerConfig(), name) and _listed(given) != _listed(value):
+        if given != getattr(defaults, name) and _listed(given) != _listed(value):
             raise ValueError(
                 f"model.{name} is decided by data and inputs and would be {value}, got {given}. Leave it out."
             )
@@ -226,8 +239,6 @@ def read_config(source: str | Path | None = None, overrides: Sequence[str] = ())
     import jsonargparse
     import yaml
 
-    parser = jsonargparse.ArgumentParser(exit_on_error=False, prog="graphattn train")
-    parser.add_class_arguments(RunConfig)
     text = _text(source)
     try:
         values = yaml.safe_load(text) or {}
@@ -237,17 +248,19 @@ def read_config(source: str | Path | None = None, overrides: Sequence[str] = ())
         raise ValueError(f"{source} must hold keys and values such as `seed: 0`, got {type(values).__name__}.")
     if isinstance(data := values.get("data"), dict) and True in data:
         data["yes"] = data.pop(True)  # what YAML 1.1 makes of the key `yes`
+    network = _network(values, overrides)
     for group in {key.partition(".")[0] for key in flat(as_dict(RunConfig())) if "." in key}:
         if not isinstance(values.get(group) or {}, dict):
             raise ValueError(
                 f"{group} in {source} must hold keys and values, got {values[group]!r}. "
                 f"`graphattn train --help` lists those that begin with {group}."
             )
-    check_keys(flat(values), f" in {source}")
+    check_keys(flat(values), f" in {source}", network=network)
     for option in overrides:
         if not option.startswith("--"):
             continue
-        check_keys([option[2:].partition("=")[0]], "", dashes="--")
+        check_keys([option[2:].partition("=")[0]], "", dashes="--", network=network)
+    parser = _parser(network, exit_on_error=False, prog="graphattn train")
     try:
         known = parser.parse_object(values) if values else parser.get_defaults()
         namespace = parser.parse_args(list(overrides), namespace=known) if overrides else known
@@ -257,13 +270,48 @@ def read_config(source: str | Path | None = None, overrides: Sequence[str] = ())
     return RunConfig(**{each.name: getattr(made, each.name) for each in dataclasses.fields(RunConfig)}).checked()
 
 
-def help_text() -> str:
+def help_text(network: str = NETWORK) -> str:
     """Returns the list of keys with their defaults, as `graphattn train --help` prints them."""
     import jsonargparse
 
-    parser = jsonargparse.ArgumentParser(prog="graphattn train", usage=jsonargparse.SUPPRESS, add_help=False)
-    parser.add_class_arguments(RunConfig)
+    parser = _parser(network, prog="graphattn train", usage=jsonargparse.SUPPRESS, add_help=False)
     return parser.format_help()
+
+
+def default_config(network: str = NETWORK) -> RunConfig:
+    """Returns the configuration of a network that nothing was said about.
+
+    Raises:
+        ImportError, TypeError, ValueError: if there is no such network.
+    """
+    return RunConfig(network=network, model=_model_class(network)())
+
+
+def _model_class(network: str) -> type:
+    """Returns the class of the keys `model`, as the network says, or else that of the graph transformer."""
+    found: type = getattr(find_callable(network, "a network"), "config_class", GraphTransformerConfig)
+    return found
+
+
+def _network(values: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    """Returns the network that a file and the options above it name."""
+    network = values.get("network") or NETWORK
+    for number, option in enumerate(overrides):
+        name, is_joined, value = option.partition("=")
+        if name == "--network":
+            network = value if is_joined else "".join(overrides[number + 1 : number + 2])
+    return str(network)
+
+
+def _parser(network: str, **options: Any) -> Any:
+    """Returns the parser of all keys; those of `model` are the network's."""
+    import jsonargparse
+
+    parser = jsonargparse.ArgumentParser(**options)
+    parser.add_class_arguments(RunConfig, skip={"model", "network"})
+    parser.add_argument("--network", type=str, default=network, help="class of the model, package.module:Class")
+    parser.add_class_arguments(_model_class(network), "model")
+    return parser
 
 
 def _text(source: str | Path | None) -> str:
@@ -284,9 +332,9 @@ def _text(source: str | Path | None) -> str:
         raise ValueError(f"{path} must be YAML in UTF-8: {error}. Save it as UTF-8.") from error
 
 
-def check_keys(keys: Iterable[str], where: str = "", dashes: str = "") -> None:
-    """Raises a ValueError for the first key that no configuration has, with the nearest one."""
-    valid = flat(as_dict(RunConfig()))
+def check_keys(keys: Iterable[str], where: str = "", dashes: str = "", network: str = NETWORK) -> None:
+    """Raises a ValueError for the first key that no configuration of a network has, with the nearest one."""
+    valid = flat(as_dict(default_config(network)))
     groups = {key.rpartition(".")[0] for key in valid} - {""}
     for key in keys:
         if key not in valid and key not in groups:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from graphattn.data import Task
-from graphattn.training.config import RunConfig, as_dict, flat, read_config
+from graphattn.training.config import RunConfig, as_dict, default_config, flat, read_config
 from graphattn.training.folder import RunFolder
 from graphattn.training.predictor import GraphPredictor
 
@@ -70,7 +70,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def check_same_model(config: RunConfig, contents: dict[str, Any], path: Path) -> None:
     """Raises a ValueError if a checkpoint is of another model or input than a configuration; names what differs."""
     ours = flat(as_dict(config))
-    theirs = flat(as_dict(RunConfig())) | flat(contents["graphattn"]["config"])  # an older one lacks newer keys
+    theirs = flat(as_dict(default_config(config.network))) | flat(
+        contents["graphattn"]["config"]
+    )  # an older one lacks newer keys
     differing = [
         f"{key} {theirs.get(key)} (here {ours.get(key)})"
         for key in sorted({*ours, *theirs})

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from graphattn.inputs import GraphBatch
+from graphattn.selection import has_draws, set_drawing
 from graphattn.training.metric import score
 from graphattn.training.predictor import GraphPredictor
 from graphattn.training.schedule import warmup_cosine
@@ -33,6 +34,17 @@ class TrainingModule(lightning.LightningModule):
         self.steps_per_epoch = steps_per_epoch
         self.monitor = f"valid/{predictor.task.metric}"
         self._seen: list[tuple[np.ndarray, np.ndarray]] = []
+        if self.settings.dense_from < 1.0 and not has_draws(predictor):
+            raise ValueError(
+                f"training.dense_from = {self.settings.dense_from} asks for dense fine-tuning, and the model draws no "
+                "graph. Set model.select, such as SubsampleSources(keep_p=0.25), or leave dense_from out."
+            )
+
+    def on_train_epoch_start(self) -> None:
+        """From `dense_from` on, layers read whole graphs."""
+        if self.settings.dense_from < 1.0:
+            is_dense = self.current_epoch >= self.settings.dense_from * self.settings.max_epochs
+            set_drawing(self.predictor, "never" if is_dense else None)
 
     def training_step(self, batch: GraphBatch, batch_idx: int) -> Tensor:
         """Returns the loss.

@@ -49,14 +49,21 @@ class GraphPredictor(nn.Module):
             raise ValueError("the batch has no labels y. Give every graph a y, NaN where a label is missing.")
         return self.objective(self.network(batch), batch.y)
 
-    @torch.no_grad()
     def predict(self, batches: Iterable[GraphBatch]) -> np.ndarray:
         """Returns predictions for all graphs of all batches, float64 [num_graphs, num_tasks], in evaluation mode."""
+        return self.objective.to_labels(self.outputs(batches)).double().cpu().numpy()
+
+    @torch.no_grad()
+    def outputs(self, batches: Iterable[GraphBatch]) -> Tensor:
+        """Returns what the network says of all graphs of all batches, [num_graphs, num_tasks], in evaluation mode.
+
+        Standardized values of a regression, logits of a classification; `objective.to_labels` turns them into labels.
+        """
         was_training = self.training
         self.eval()
         device = next(self.parameters()).device
         try:
-            parts = [self(batch.to(device)).double().cpu().numpy() for batch in batches]
+            parts = [self.network(batch.to(device)) for batch in batches]
         finally:
             self.train(was_training)
-        return np.concatenate([np.empty((0, self.task.num_tasks)), *parts])
+        return torch.cat(parts) if parts else torch.empty(0, self.task.num_tasks, device=device)

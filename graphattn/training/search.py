@@ -13,7 +13,16 @@ from typing import Any
 
 from graphattn.data.files import write_whole
 from graphattn.data.task import LOWER_IS_BETTER
-from graphattn.training.config import RunConfig, as_dict, as_yaml, check_keys, flat, read_config
+from graphattn.training.config import (
+    NETWORK,
+    RunConfig,
+    as_dict,
+    as_yaml,
+    check_keys,
+    default_config,
+    flat,
+    read_config,
+)
 from graphattn.training.folder import write_json
 from graphattn.training.run import RunResult, train_in
 
@@ -143,7 +152,7 @@ def tune(
 
 
 def _check(config: RunConfig, space: Mapping[str, Sequence[Any]], folder: Path, search_seed: int) -> None:
-    check_keys(space, " in the search space")
+    check_keys(space, " in the search space", network=config.network)
     for key, values in space.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise ValueError(f"{key} of the search space must list values to choose from, got {values!r}.")
@@ -216,8 +225,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({error}). Remove it; finished trials beside it are kept.") from error
 
 
-def read_space(source: str | Path) -> dict[str, list[Any]]:
-    """Reads a search space from YAML: dotted keys, or nested ones, with lists of values.
+def read_space(source: str | Path, network: str = NETWORK) -> dict[str, list[Any]]:
+    """Reads a search space from YAML: dotted keys of a network's configuration, or nested ones, with lists of values.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -235,13 +244,13 @@ def read_space(source: str | Path) -> dict[str, list[Any]]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} must map keys to lists of values, got {type(values).__name__}.")
     space = flat(values)
-    check_keys(space, f" in {path}")
-    defaults = flat(as_dict(RunConfig()))
+    check_keys(space, f" in {path}", network=network)
+    defaults = flat(as_dict(default_config(network)))
     for key, choices in space.items():
         if not isinstance(choices, list) or not choices:
             raise ValueError(f"{key} in {path} must list values to choose from, got {choices!r}.")
         for choice in choices:  # checks the type, and turns what YAML reads as text, 1e-3, into a number
-            read_config(None, [f"--{key}", str(choice)])
+            read_config(None, [f"--network={network}", f"--{key}", str(choice)])
         kind = type(defaults[key])
         space[key] = [kind(choice) if kind in (int, float) else choice for choice in choices]
     return space

@@ -43,14 +43,14 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
 
 
-def as_text(name: str, values: Sequence[float]) -> str:
-    """Returns one line for people.
+def as_text(name: str, values: Sequence[float], of: str = "seeds") -> str:
+    """Returns one line for people: mean, unbiased standard deviation, and of how many `of` they are.
 
     >>> as_text("test rmse", [1.0, 2.0, 3.0])
     'test rmse 2.0000 ± 1.0000 (3 seeds)'
     """
     mean, std = mean_and_std(values)
-    return f"{name} {mean:.4f}" + (f" ± {std:.4f} ({len(values)} seeds)" if len(values) > 1 else "")
+    return f"{name} {mean:.4f}" + (f" ± {std:.4f} ({len(values)} {of})" if len(values) > 1 else "")
 
 
 def train_seeds(

@@ -185,14 +185,17 @@ def save_run_example(
     Args:
         run: folder that `graphattn train` made, or a folder of seeds, of which the first is drawn.
         path: its ending says the format; None is `pathways.png` in the folder.
-        index, split: which graph, as in `run_example`. One of many nodes is drawn in layers.
+        index, split: which graph, as in `run_example`. One of many nodes is drawn in layers, and so is one that the
+            model pools.
 
     Raises:
         what `run_example`, `RunExample.draw` and `save_picture` raise.
     """
     folder = Path(run).expanduser()
     example = run_example(runs_in(folder)[0], index, split)
-    drawn = example.draw("graph" if example.graph.num_src_nodes <= MAX_ATOMS else "layers")
+    is_small = example.graph.num_src_nodes <= MAX_ATOMS
+    has_one_level = all(step.kind == "attention" for step in example.recording.steps)
+    drawn = example.draw("graph" if is_small and has_one_level else "layers")
     return save_picture(drawn, RunFolder(folder).pathways if path is None else path)
 
 
