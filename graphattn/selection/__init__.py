@@ -9,6 +9,8 @@ from graphattn.selection.seat import DrawingSeat
 from graphattn.selection.subsample_hops import SubsampleHops
 from graphattn.selection.subsample_local import SubsampleLocal
 from graphattn.selection.subsample_sources import SubsampleSources
+from graphattn.selection.threshold import Threshold
+from graphattn.selection.topk_edges import TopKEdges
 
 __all__ = [
     "DrawingSeat",
@@ -18,6 +20,8 @@ __all__ = [
     "SubsampleHops",
     "SubsampleLocal",
     "SubsampleSources",
+    "Threshold",
+    "TopKEdges",
     "generator_for",
     "has_draws",
     "is_drawable",

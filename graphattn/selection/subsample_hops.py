@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from graphattn.connectivity import hop_distance
 from graphattn.connectivity._nodes import check_count, check_generator
 from graphattn.graph import AttentionGraph
-from graphattn.graph.rules import Rule
+from graphattn.selection._marked import marked
 from graphattn.selection._self_edges import check_keep_self, keeps_self
 from graphattn.selection._shake import check_sigma, sorted_within
 from graphattn.selection.seat import DrawingSeat, When, check_when
@@ -93,9 +93,9 @@ class SubsampleHops:
         rank = torch.arange(dst.numel(), device=dst.device) - (torch.cumsum(degree, 0) - degree)[dst]
         chosen = torch.zeros_like(dst, dtype=torch.bool)
         chosen[sorted_within(dst, self._shaken(distance, generator))] = rank < count[dst]
-        drawn = listed.keep(_marked(chosen)).marked("sampled")
+        drawn = listed.keep(marked(chosen)).marked("sampled")
         if has_self:
-            drawn = drawn | listed.keep(_marked(~chosen)).self_edges()
+            drawn = drawn | listed.keep(marked(~chosen)).self_edges()
         return drawn.named(f"SubsampleHops(num_hops={self.num_hops}, sigma={self.sigma}).draw({graph.origin})")
 
     def build(self, embed_dim: int, num_heads: int) -> nn.Module:
@@ -110,7 +110,7 @@ class SubsampleHops:
                 f"got {self.steps!r}. Unite the graph with the edges to walk along, as in bonds(…) | full(…)."
             )
         is_step = (graph.edge_kind >> graph.kinds.index(self.steps)) & 1 == 1
-        return graph.keep(_marked(is_step))
+        return graph.keep(marked(is_step))
 
     def _shaken(self, distance: Tensor, generator: torch.Generator) -> Tensor:
         """Returns what to sort by: −sigma² times a log-probability with Gumbel noise."""
@@ -120,12 +120,3 @@ class SubsampleHops:
         uniform = torch.rand(shape, generator=generator, device=device, dtype=torch.float64).to(distance.device)
         noise = (-uniform.log()).log()  # minus a Gumbel variable
         return noise if math.isinf(self.sigma) else distance**2 / (2 * self.sigma**2) + noise
-
-
-def _marked(edges: Tensor) -> Rule:
-    """Returns a rule for a graph without blocks, which is asked about all its edges in order."""
-
-    def is_marked(src: Tensor, dst: Tensor) -> Tensor:
-        return edges
-
-    return is_marked
