@@ -2,7 +2,7 @@
 
 from graphattn.inputs.edges import Bonds, Edges, Expander, Full, Hops, VirtualNodes, parse_edges
 from graphattn.inputs.graph import GraphBatch, GraphCollate
-from graphattn.inputs.positions import laplacian_positions, random_walk_positions
+from graphattn.inputs.positions import laplacian_positions, random_walk_positions, singular_positions
 
 __all__ = [
     "Bonds",
@@ -16,4 +16,5 @@ __all__ = [
     "laplacian_positions",
     "parse_edges",
     "random_walk_positions",
+    "singular_positions",
 ]

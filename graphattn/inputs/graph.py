@@ -12,7 +12,7 @@ from torch import Tensor
 from graphattn.connectivity import hop_distance
 from graphattn.graph import AttentionGraph, batch_of, node_ptr, ragged_range
 from graphattn.inputs.edges import Bonds, Edges, Expander, Full, Hops, VirtualNodes, parse_edges, united
-from graphattn.inputs.positions import laplacian_positions, random_walk_positions
+from graphattn.inputs.positions import laplacian_positions, random_walk_positions, singular_positions
 from graphattn.ops.capability import MAX_TYPES
 
 if TYPE_CHECKING:
@@ -38,10 +38,42 @@ class GraphBatch:
     edge_type: Tensor | None  # [num_edges] int64: edges of one type have the same kinds, bond features and distance
     type_edge: Tensor | None  # [num_types] int64: an edge of each type; None, as edge_type, if there are many types
     distance: Tensor | None  # [num_edges] int64: bonds between the two ends, max_hops + 1 beyond, −1 at virtual nodes
-    positions: Tensor | None  # [num_nodes, num_walks + num_eigenvectors], zeros for virtual nodes
+    positions: Tensor | None  # [num_nodes, num_walks + num_eigenvectors + 2 num_singular], zeros for virtual nodes
     y: Tensor | None  # float32 [num_graphs (or num_data_nodes), num_tasks], NaN where unlabelled
     index: Tensor  # [num_graphs] int64: `record_number` of each record in its data set, −1 if unknown
     num_virtual: int  # virtual nodes of each graph
+
+    @classmethod
+    def of(cls, x: Tensor, graph: AttentionGraph, y: Tensor | None = None) -> GraphBatch:
+        """Makes a batch of any graph whose nodes are tokens, patches or whatever `x` has rows for.
+
+        Args:
+            x: [num_nodes, num_features], int64 categories or numbers.
+            graph: square; its offsets tell the graphs of the batch apart, and without any it is one graph.
+            y: [num_graphs, num_tasks] or [num_nodes, num_tasks], as the loss of yours reads it.
+
+        Returns:
+            the batch, without virtual nodes, positions, and features of edges.
+
+        Raises:
+            ValueError: if the graph is not square, or x has another number of rows.
+
+        >>> from graphattn.connectivity import sliding_window
+        >>> GraphBatch.of(torch.zeros(8, 1, dtype=torch.int64), sliding_window(torch.tensor([5, 3]), 1)).num_graphs
+        2
+        """
+        if not graph.is_square or x.dim() != 2 or x.shape[0] != graph.num_src_nodes:
+            raise ValueError(
+                f"x must have shape [num_nodes, num_features] and graph as many sources as targets, got "
+                f"{list(x.shape)} and {graph.num_src_nodes} sources, {graph.num_dst_nodes} targets. Give each node "
+                "one row."
+            )
+        node = torch.arange(graph.num_src_nodes, device=x.device)
+        return cls(
+            x=x, virtual=torch.zeros_like(node), batch=batch_of(graph.src_ptr), node=node, graph=graph,
+            edge_attr=None, bond=None, edge_type=None, type_edge=None, distance=None, positions=None, y=y,
+            index=torch.full((graph.num_graphs,), -1, device=x.device), num_virtual=0,
+        )  # fmt: skip
 
     @property
     def num_graphs(self) -> int:
@@ -77,6 +109,7 @@ class GraphCollate:
         max_hops: longest distance told apart in `distance`; 0 leaves it out.
         num_walks: columns of random-walk positions.
         num_eigenvectors: columns of Laplacian positions.
+        num_singular: pairs of columns of singular vectors of the bonds, as EGT reads them.
         edge_features: whether the batch says which edge is which bond and what its features are. Without that (and
             with max_hops = 0) full attention alone stays in blocks, never listed.
         level: what `y` labels, "graph" or "node".
@@ -96,6 +129,7 @@ class GraphCollate:
     max_hops: int = 0
     num_walks: int = 0
     num_eigenvectors: int = 0
+    num_singular: int = 0
     edge_features: bool = True
     level: str = "graph"
 
@@ -108,7 +142,7 @@ class GraphCollate:
             raise ValueError("edges must name at least one part of the attention graph, got none. Use (Bonds(),).")
         if sum(isinstance(part, VirtualNodes) for part in self.edges) > 1:
             raise ValueError("edges must name VirtualNodes once, got it twice or more. Ask for VirtualNodes(count).")
-        for name in ("max_hops", "num_walks", "num_eigenvectors"):
+        for name in ("max_hops", "num_walks", "num_eigenvectors", "num_singular"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}. Use 0 to leave it out.")
         if self.level not in LEVELS:
@@ -188,9 +222,13 @@ class GraphCollate:
         return edge_attr, torch.where(is_bond > 0, torch.cumsum(is_bond, 0) - 1, -1)
 
     def _positions(self, graph: AttentionGraph, node: Tensor, num_nodes: int) -> Tensor | None:
-        if not self.num_walks + self.num_eigenvectors:
+        if not self.num_walks + self.num_eigenvectors + self.num_singular:
             return None
-        columns = [random_walk_positions(graph, self.num_walks), laplacian_positions(graph, self.num_eigenvectors)]
+        columns = [
+            random_walk_positions(graph, self.num_walks),
+            laplacian_positions(graph, self.num_eigenvectors),
+            singular_positions(graph, self.num_singular),
+        ]
         return _spread(torch.cat(columns, 1), node, num_nodes)
 
 

@@ -1,6 +1,6 @@
-"""Positions in a graph that need no training: return probabilities of random walks, eigenvectors of the Laplacian.
+"""Positions in a graph that need no training: returns of random walks, eigenvectors of the Laplacian, singular vectors.
 
-Both work for any graph of a batch, those with one node or none and those smaller than the number of columns included.
+All work for any graph of a batch, those with one node or none and those smaller than the number of columns included.
 Each graph's positions depend on that graph alone, not on the rest of its batch.
 """
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MAX_DENSE_NODES = 512  # above, a graph goes through scipy's sparse routines
 ROWS_AT_ONCE = 1024  # of a large graph's walks, which fill up as they grow longer
+TIE = 1e-6  # share by which two numbers may differ and still count as equal but for rounding
 
 
 def random_walk_positions(graph: AttentionGraph, num_walks: int) -> Tensor:
@@ -107,6 +108,100 @@ def laplacian_positions(graph: AttentionGraph, num_eigenvectors: int) -> Tensor:
     return positions
 
 
+def singular_positions(graph: AttentionGraph, num_singular: int) -> Tensor:
+    """Returns left and right singular vectors of the adjacency, scaled by the roots of the largest singular values.
+
+    With A ≈ U Σ Vᵀ, A_ij = 1 for an edge i → j, node i has row i of [U √Σ, V √Σ]: the dot product of the first half of
+    i and the second half of j is close to A_ij.
+
+    Args:
+        graph: the steps, usually the bonds of a batch of molecules; square.
+        num_singular: number of pairs of columns; those beyond the rank of a graph are zeros.
+
+    Returns:
+        float32 [num_nodes, 2 num_singular], all left vectors before all right ones, largest singular values first. The
+        first of a left vector's largest entries is positive, so that the sign of the pair is settled.
+
+    Raises:
+        ValueError: if `graph` is rectangular or `num_singular` negative.
+
+    Source: Hussain et al. 2022 (EGT). Theirs calls a solver for singular vectors, which are any of a plane where a
+    singular value repeats, as all of them do in a molecule without odd rings. Here a graph whose edges go both ways has
+    its eigenvectors, settled wherever eigenvalues are simple; of an eigenvalue and its negative the positive is first.
+
+    >>> path = AttentionGraph(torch.tensor([[1, 0, 2, 1], [0, 1, 1, 2]]), num_src_nodes=3)
+    >>> left, right = singular_positions(path, 2).split(2, dim=1)
+    >>> (left @ right.T).round().abs()
+    tensor([[0., 1., 0.],
+            [1., 0., 1.],
+            [0., 1., 0.]])
+    """
+    _check(graph, num_singular, "num_singular")
+    positions = torch.zeros(graph.num_src_nodes, 2 * num_singular)
+    if not num_singular:
+        return positions
+    for nodes, adjacency in _small(graph):
+        is_mutual = (adjacency == adjacency.mT).flatten(1).all(1)
+        for chosen, decompose in ((is_mutual, _singular_of_mutual), (~is_mutual, _singular)):
+            if not bool(chosen.any()):
+                continue
+            left, right = decompose(adjacency[chosen], num_singular)
+            width = left.shape[2]
+            positions[nodes[chosen], :width] = left.float()
+            positions[nodes[chosen], num_singular : num_singular + width] = right.float()
+    for first, sparse in _large(graph):
+        left, right = _largest_singular(sparse, num_singular)
+        rows, width = slice(first, first + sparse.shape[0]), left.shape[1]
+        positions[rows, :width] = left.float()
+        positions[rows, num_singular : num_singular + width] = right.float()
+    return positions
+
+
+def _singular_of_mutual(adjacency: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Returns scaled left and right singular vectors [..., num_nodes, count or num_nodes] of symmetric matrices."""
+    values, vectors = torch.linalg.eigh(adjacency)
+    return _of_eigenvectors(values, vectors, count)
+
+
+def _of_eigenvectors(values: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Returns scaled singular vectors from eigenvalues [..., n] and eigenvectors [..., num_nodes, n]."""
+    rank = values.abs() * torch.where(values > 0, 1 + TIE, 1.0)  # |λ| and |−λ| differ by rounding
+    order = torch.argsort(rank, dim=-1, descending=True, stable=True)[..., :count]
+    values = values.gather(-1, order)
+    vectors = vectors.gather(-1, order[..., None, :].expand(*vectors.shape[:-1], order.shape[-1]))
+    left = _with_settled_sign(vectors) * values.abs().sqrt()[..., None, :]
+    return left, left * values.sign()[..., None, :]
+
+
+def _singular(adjacency: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Returns scaled left and right singular vectors [..., num_nodes, count or num_nodes] of any matrices."""
+    left, values, right = torch.linalg.svd(adjacency)
+    left, values, right = left[..., :count], values[..., :count].sqrt()[..., None, :], right.mT[..., :count]
+    settled = _with_settled_sign(left)
+    sign = (settled * left).sum(-2, keepdim=True)  # the vectors have length one
+    return settled * values, right * sign.round() * values
+
+
+def _largest_singular(adjacency: csr_array, count: int) -> tuple[Tensor, Tensor]:
+    """Returns scaled left and right singular vectors of one graph, [num_nodes, count or num_nodes]."""
+    from scipy.sparse.linalg import eigsh, svds
+
+    num_nodes = adjacency.shape[0]
+    is_mutual = (adjacency != adjacency.T).nnz == 0
+    start = np.random.default_rng(0).standard_normal(num_nodes)
+    if count + 1 >= num_nodes // 2:  # Lanczos would need most of the space
+        dense = torch.from_numpy(adjacency.toarray())
+        return (_singular_of_mutual if is_mutual else _singular)(dense, count)
+    if is_mutual:  # one more than asked for, so that of an eigenvalue and its negative the last is settled too
+        values, vectors = eigsh(adjacency, k=count + 1, which="LM", v0=start)
+        return _of_eigenvectors(torch.from_numpy(values), torch.from_numpy(vectors), count)
+    left, values, right = svds(adjacency, k=count, v0=start)
+    order = np.argsort(-values)
+    left, right = torch.from_numpy(left[:, order]), torch.from_numpy(right[order].T.copy())
+    root, settled = torch.from_numpy(values[order]).sqrt(), _with_settled_sign(left)
+    return settled * root, right * (settled * left).sum(0).round() * root
+
+
 def _smallest_eigenvectors(adjacency: csr_array, count: int) -> np.ndarray:
     """Returns eigenvectors of the normalized Laplacian of one graph, [num_nodes, count], smallest eigenvalues first."""
     from scipy.sparse.linalg import eigsh
@@ -126,7 +221,7 @@ def _smallest_eigenvectors(adjacency: csr_array, count: int) -> np.ndarray:
 def _with_settled_sign(vectors: Tensor) -> Tensor:
     """Turns each vector [..., num_nodes, num_vectors] so that the first of its largest entries is positive."""
     size = vectors.abs()
-    is_large = size >= size.amax(-2, keepdim=True) * (1 - 1e-6)  # equal entries differ by rounding
+    is_large = size >= size.amax(-2, keepdim=True) * (1 - TIE)
     first = is_large.int().argmax(-2, keepdim=True)
     return vectors * torch.where(vectors.gather(-2, first) < 0, -1.0, 1.0)
 

@@ -13,7 +13,7 @@ from graphattn import selection
 
 SELECTIONS: dict[str, Callable[..., Any]] = {
     name: getattr(selection, name)
-    for name in ("SubsampleSources", "SubsampleLocal", "SubsampleHops", "Ramp", "PerLayer")
+    for name in ("SubsampleSources", "SubsampleLocal", "SubsampleHops", "TopKEdges", "Ramp", "PerLayer")
 }
 
 

@@ -102,53 +102,61 @@ class NodeNorm(nn.BatchNorm1d):
 
 
 class PositionEncoder(nn.Module):
-    """Maps positional encodings, random walks and Laplacian eigenvectors, to features.
+    """Maps positional encodings, random walks, Laplacian eigenvectors and singular vectors, to features.
 
-    Both lie in [−1, 1] and enter as they are: normalizing columns would blow up those that are nearly always zero, such
-    as returns in an odd number of steps, which need an odd ring. Eigenvectors are defined up to sign: in training the
-    sign of each is flipped at random, per graph.
+    All are of order one and enter as they are: normalizing columns would blow up those that are nearly always zero,
+    such as returns in an odd number of steps, which need an odd ring. Eigenvectors are defined up to sign, and so is a
+    pair of left and right singular vectors: in training the sign of each, that of a pair as one, is flipped at random,
+    per graph.
 
     Args:
         num_walks: columns of random-walk return probabilities.
         num_eigenvectors: columns of Laplacian eigenvectors, after the walks.
         embed_dim: width of the output.
+        num_singular: pairs of singular vectors of the adjacency, last, all left ones before all right ones.
 
     Raises:
         ValueError: if there is no column at all.
 
-    Source: Dwivedi & Bresson 2020, sec. 2 (sign flips of Laplacian eigenvectors), Dwivedi et al. 2022 (random walks).
+    Source: Dwivedi & Bresson 2020, sec. 2 (sign flips of Laplacian eigenvectors), Dwivedi et al. 2022 (random walks),
+    Hussain et al. 2022 (EGT, singular vectors with random signs).
 
     >>> PositionEncoder(num_walks=3, num_eigenvectors=2, embed_dim=4)(torch.rand(7, 5), torch.zeros(7).long(), 1).shape
     torch.Size([7, 4])
     """
 
-    def __init__(self, num_walks: int, num_eigenvectors: int, embed_dim: int):
+    def __init__(self, num_walks: int, num_eigenvectors: int, embed_dim: int, num_singular: int = 0):
         super().__init__()
-        if min(num_walks, num_eigenvectors) < 0 or not num_walks + num_eigenvectors:
+        if min(num_walks, num_eigenvectors, num_singular) < 0 or not num_walks + num_eigenvectors + num_singular:
+            also = f" and num_singular = {num_singular}" if num_singular else ""
             raise ValueError(
                 f"positions must have at least one column, got num_walks = {num_walks} and num_eigenvectors = "
-                f"{num_eigenvectors}. Leave the encoder out where there are none."
+                f"{num_eigenvectors}{also}. Leave the encoder out where there are none."
             )
-        self.num_walks, self.num_eigenvectors = num_walks, num_eigenvectors
-        self.proj = nn.Linear(num_walks + num_eigenvectors, embed_dim)
+        self.num_walks, self.num_eigenvectors, self.num_singular = num_walks, num_eigenvectors, num_singular
+        self.proj = nn.Linear(num_walks + num_eigenvectors + 2 * num_singular, embed_dim)
 
     def forward(self, positions: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
-        """Encodes [num_nodes, num_walks + num_eigenvectors] as [num_nodes, embed_dim].
+        """Encodes [num_nodes, num_walks + num_eigenvectors + 2 num_singular] as [num_nodes, embed_dim].
 
         Args:
-            positions: walks first.
+            positions: walks first, then eigenvectors.
             batch: int64 [num_nodes], the graph of each node.
             num_graphs: number of graphs.
         """
         if positions.shape[1:] != (self.proj.in_features,):
+            columns = f"{self.num_walks} + {self.num_eigenvectors}"
+            columns += f" + 2 · {self.num_singular}" if self.num_singular else ""
             raise ValueError(
-                f"positions must have shape [num_nodes, {self.num_walks} + {self.num_eigenvectors}], got "
-                f"{list(positions.shape)}. Collate with the same num_walks and num_eigenvectors."
+                f"positions must have shape [num_nodes, {columns}], got {list(positions.shape)}. Collate with the same "
+                "num_walks, num_eigenvectors and num_singular."
             )
         positions = positions.to(self.proj.weight.dtype)
-        if self.training and self.num_eigenvectors:
-            walks, vectors = positions.split([self.num_walks, self.num_eigenvectors], 1)
-            sign = torch.randint(0, 2, (num_graphs, self.num_eigenvectors), device=positions.device) * 2 - 1
+        num_signs = self.num_eigenvectors + self.num_singular
+        if self.training and num_signs:
+            walks, vectors = positions[:, : self.num_walks], positions[:, self.num_walks :]
+            sign = torch.randint(0, 2, (num_graphs, num_signs), device=positions.device) * 2 - 1
+            sign = torch.cat([sign, sign[:, self.num_eigenvectors :]], 1)  # one of a left vector and its right one
             positions = torch.cat([walks, vectors * sign[batch]], 1)
         return self.proj(positions)
 
@@ -225,6 +233,52 @@ class VirtualNodeEncoder(nn.Module):
     def forward(self, h: Tensor, virtual: Tensor) -> Tensor:
         """Replaces rows of h [num_nodes, embed_dim] where `virtual` [num_nodes] is v > 0 by embedding v − 1."""
         return torch.where(virtual[:, None] > 0, self.embedding((virtual - 1).clamp(min=0)), h)
+
+
+class VirtualEdgeEncoder(nn.Module):
+    """Gives edges at virtual nodes states of their own, in place of what an encoder of edges made of them.
+
+    An edge between virtual node a and a node of the data, in either direction, has the vector of a; one between virtual
+    nodes a and b the mean of both vectors.
+
+    Args:
+        num_virtual: virtual nodes of each graph.
+        edge_dim: width of the vectors.
+
+    Source: Hussain et al. 2022 (EGT), the virtual nodes of their PyTorch code.
+
+    >>> encoder = VirtualEdgeEncoder(num_virtual=1, edge_dim=4)
+    >>> virtual, edge_index = torch.tensor([0, 0, 1]), torch.tensor([[0, 2, 1], [1, 1, 2]])
+    >>> encoder(torch.zeros(3, 4), virtual, edge_index).ne(0).any(1)
+    tensor([False,  True,  True])
+    """
+
+    def __init__(self, num_virtual: int, edge_dim: int):
+        super().__init__()
+        self.embedding = nn.Embedding(num_virtual, edge_dim)
+        nn.init.normal_(self.embedding.weight, std=0.2)
+
+    def forward(
+        self, edge_attr: Tensor, virtual: Tensor, edge_index: Tensor, edge_type: Tensor | None = None
+    ) -> Tensor:
+        """Returns [num_edges, edge_dim], rows of `edge_attr` but at virtual nodes.
+
+        Args:
+            edge_attr: [num_edges, edge_dim], or [num_types, edge_dim] with `edge_type`.
+            virtual: int64 [num_nodes], v for a virtual node v, 0 for a node of the data.
+            edge_index: int64 [2, num_edges].
+            edge_type: int64 [num_edges], the row of `edge_attr` of each edge.
+        """
+        weight = self.embedding.weight
+        num_ends = weight.shape[0] + 1  # 0 for an end that is a node of the data
+        is_data = torch.eye(num_ends, 1, dtype=weight.dtype, device=weight.device)
+        ends = functional.pad(weight, (0, 0, 1, 0))
+        count = (2 - is_data - is_data.T).clamp(min=1)
+        pairs = ((ends[:, None] + ends[None]) / count[:, :, None]).flatten(0, 1)  # [num_ends ** 2, edge_dim]
+        pair = virtual[edge_index[0]] * num_ends + virtual[edge_index[1]]
+        own = torch.arange(pair.numel(), device=pair.device) if edge_type is None else edge_type
+        place = torch.where(pair > 0, edge_attr.shape[0] + pair, own)
+        return functional.embedding(place, torch.cat([edge_attr, pairs.to(edge_attr.dtype)]))
 
 
 def _product(has: Tensor, weight: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ FROM_DATA = (
     "max_hops",
     "num_walks",
     "num_eigenvectors",
+    "num_singular",
     "num_virtual",
 )  # fmt: skip  (fields of the model that data and inputs decide)
 
@@ -57,12 +58,14 @@ class InputsConfig:
         max_hops: longest hop distance told apart; 0 leaves distances out.
         num_walks: columns of random-walk positions.
         num_eigenvectors: columns of Laplacian positions.
+        num_singular: pairs of columns of singular vectors of the bonds.
     """
 
     edges: str = "bonds | full | virtual(1)"
     max_hops: int = 0
     num_walks: int = 16
     num_eigenvectors: int = 0
+    num_singular: int = 0
 
     def collate(self) -> GraphCollate:
         """Makes the collation."""
@@ -71,6 +74,7 @@ class InputsConfig:
             max_hops=self.max_hops,
             num_walks=self.num_walks,
             num_eigenvectors=self.num_eigenvectors,
+            num_singular=self.num_singular,
         )
 
 
@@ -177,11 +181,11 @@ def resolved(config: RunConfig, dataset: GraphDataset) -> RunConfig:
         "max_hops": collate.max_hops,
         "num_walks": collate.num_walks,
         "num_eigenvectors": collate.num_eigenvectors,
+        "num_singular": collate.num_singular,
         "num_virtual": collate.num_virtual,
         **_feature_dims(dataset),
     }
     defaults = type(config.model)()
-    decided = {name: value for name, value in decided.items() if hasattr(defaults, name)}
     for name, value in decided.items():
         given = getattr(config.model, name)
         if given != getattr(defaults, name) and _listed(given) != _listed(value):

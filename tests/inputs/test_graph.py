@@ -13,14 +13,25 @@ from torch_geometric.data import Data
 
 from graphattn.data import from_data, make_loader
 from graphattn.graph import AttentionGraph
-from graphattn.inputs import GraphBatch, GraphCollate, laplacian_positions, parse_edges, random_walk_positions
+from graphattn.inputs import (
+    GraphBatch,
+    GraphCollate,
+    laplacian_positions,
+    parse_edges,
+    random_walk_positions,
+    singular_positions,
+)
 from graphattn.inputs.edges import Bonds, Expander, Full, Hops, VirtualNodes
 from tests.inputs.molecules import molecule
 
 RECORDS = [molecule(11, 1, record_number=17), molecule(1), molecule(7, 2), molecule(0), molecule(13, 3)]
 SIZES = [11, 1, 7, 0, 13]
 EVERYTHING = GraphCollate(
-    parse_edges("bonds | hops(2) | expander(4) | virtual(2)"), max_hops=3, num_walks=5, num_eigenvectors=3
+    parse_edges("bonds | hops(2) | expander(4) | virtual(2)"),
+    max_hops=3,
+    num_walks=5,
+    num_eigenvectors=3,
+    num_singular=2,
 )
 
 
@@ -124,12 +135,13 @@ def test_many_types_and_features_that_are_numbers_are_given_edge_by_edge() -> No
 
 def test_positions_are_those_of_the_bonds_alone_whatever_the_virtual_nodes() -> None:
     batch = EVERYTHING(RECORDS)
-    assert batch.positions is not None and batch.positions.shape == (42, 8)
+    assert batch.positions is not None and batch.positions.shape == (42, 12)
     assert not batch.positions[batch.virtual > 0].any()
     start = 0
     for record, size in zip(RECORDS, SIZES, strict=True):
         bonds, _ = AttentionGraph.from_edge_index(record.edge_index, size)
-        expected = torch.cat([random_walk_positions(bonds, 5), laplacian_positions(bonds, 3)], 1)
+        parts = [random_walk_positions(bonds, 5), laplacian_positions(bonds, 3), singular_positions(bonds, 2)]
+        expected = torch.cat(parts, 1)
         assert torch.equal(batch.positions[batch.node[start : start + size]], expected)
         start += size
 
@@ -338,6 +350,7 @@ def test_an_empty_list_is_refused() -> None:
         ({"edges": (VirtualNodes(1), VirtualNodes(2))}, "VirtualNodes once"),
         ({"max_hops": -1}, "max_hops must be at least 0, got -1"),
         ({"num_walks": -2}, "num_walks must be at least 0, got -2"),
+        ({"num_singular": -3}, "num_singular must be at least 0, got -3"),
         ({"level": "edge"}, "level must be one of graph, node, got 'edge'"),
     ],
 )

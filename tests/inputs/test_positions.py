@@ -11,7 +11,7 @@ from torch_geometric.transforms import AddRandomWalkPE
 
 from graphattn.graph import AttentionGraph, disjoint_union
 from graphattn.inputs import positions
-from graphattn.inputs.positions import laplacian_positions, random_walk_positions
+from graphattn.inputs.positions import laplacian_positions, random_walk_positions, singular_positions
 
 
 def graph_of(network: nx.Graph) -> AttentionGraph:
@@ -101,10 +101,66 @@ def test_the_largest_entry_of_each_vector_is_positive() -> None:
     assert bool((largest > 0).all())
 
 
+# --- singular vectors ----------------------------------------------------------------------------------------------
+
+ONE_WAY = nx.gnp_random_graph(13, 0.3, seed=3, directed=True)
+
+
+def one_way(network: nx.DiGraph) -> AttentionGraph:
+    pairs = torch.tensor(list(network.edges), dtype=torch.int64).view(-1, 2).T
+    return AttentionGraph.from_edge_index(pairs, network.number_of_nodes())[0]
+
+
+def assert_are_singular(found: Tensor, adjacency: np.ndarray, tolerance: float = 1e-5) -> None:
+    """Scaled singular vectors, largest first: their products are the best approximation, and each is a pair."""
+    num_singular, size = found.shape[1] // 2, len(adjacency)
+    left, right = found.double().numpy()[:, :num_singular], found.double().numpy()[:, num_singular:]
+    values = np.linalg.svd(adjacency, compute_uv=False)
+    expected = np.zeros(num_singular)
+    expected[: min(num_singular, size)] = values[:num_singular]
+    np.testing.assert_allclose(left.T @ left, np.diag(expected), atol=tolerance)
+    np.testing.assert_allclose(right.T @ right, np.diag(expected), atol=tolerance)
+    np.testing.assert_allclose(adjacency @ right, left * expected, atol=tolerance)
+    if num_singular >= size:
+        np.testing.assert_allclose(left @ right.T, adjacency, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "no node"])
+@pytest.mark.parametrize("num_singular", [1, 4, 30])
+def test_columns_are_scaled_singular_vectors_and_zeros_beyond(name: str, num_singular: int) -> None:
+    assert_are_singular(singular_positions(GRAPHS[name], num_singular), nx.to_numpy_array(NETWORKS[name]))
+
+
+@pytest.mark.parametrize("num_singular", [1, 4, 30])
+def test_edges_of_one_direction_have_left_vectors_for_sources_and_right_ones_for_targets(num_singular: int) -> None:
+    assert_are_singular(singular_positions(one_way(ONE_WAY), num_singular), nx.to_numpy_array(ONE_WAY))
+    found = singular_positions(one_way(nx.DiGraph([(0, 1)])), 1)
+    assert_close(found, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+
+
+def test_the_largest_entry_of_each_left_vector_is_positive() -> None:
+    for graph in (GRAPHS["random"], one_way(ONE_WAY)):
+        left = singular_positions(graph, 7)[:, :7]
+        assert bool((left.gather(0, left.abs().argmax(0, keepdim=True)) > 0).all())
+
+
+def test_renumbering_a_graph_without_odd_rings_renumbers_its_singular_vectors() -> None:
+    network = nx.random_labeled_tree(17, seed=6)  # every singular value but zero is there twice
+    order = torch.randperm(17, generator=torch.Generator().manual_seed(0)).tolist()
+    moved = nx.relabel_nodes(network, {old: new for new, old in enumerate(order)})
+    renumbered = nx.Graph()
+    renumbered.add_nodes_from(range(17))
+    renumbered.add_edges_from(moved.edges)
+    ours, theirs = singular_positions(graph_of(network), 4)[order], singular_positions(graph_of(renumbered), 4)
+    sign = (ours * theirs).sum(0).sign()  # which of two entries as large is first depends on the numbers
+    assert torch.equal(sign[:4], sign[4:])
+    assert_close(ours, theirs * sign, rtol=1e-4, atol=1e-5)
+
+
 # --- batches -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("position", [random_walk_positions, laplacian_positions])
+@pytest.mark.parametrize("position", [random_walk_positions, laplacian_positions, singular_positions])
 def test_a_graph_has_the_same_positions_alone_and_in_any_batch(position) -> None:
     names = list(GRAPHS)
     batch = disjoint_union([GRAPHS[name] for name in names])
@@ -112,10 +168,11 @@ def test_a_graph_has_the_same_positions_alone_and_in_any_batch(position) -> None
     assert torch.equal(position(batch, 5), alone)
 
 
-@pytest.mark.parametrize("position", [random_walk_positions, laplacian_positions])
+@pytest.mark.parametrize("position", [random_walk_positions, laplacian_positions, singular_positions])
 def test_no_columns_and_no_nodes_give_empty_positions(position) -> None:
+    width = 8 if position is singular_positions else 4
     assert position(GRAPHS["path"], 0).shape == (11, 0)
-    assert position(GRAPHS["no node"], 4).shape == (0, 4)
+    assert position(GRAPHS["no node"], 4).shape == (0, width)
 
 
 # --- large graphs --------------------------------------------------------------------------------------------------
@@ -140,6 +197,16 @@ def test_the_sparse_path_serves_graphs_of_every_shape(name: str, monkeypatch: py
     assert_close(random_walk_positions(GRAPHS[name], 6), expected)
     if name not in ("no node", "self loop"):
         assert_are_eigenvectors(laplacian_positions(GRAPHS[name], 4), NETWORKS[name])
+    if name != "no node":
+        assert_are_singular(singular_positions(GRAPHS[name], 3), nx.to_numpy_array(NETWORKS[name]))
+
+
+def test_the_sparse_path_finds_the_singular_vectors_of_the_dense_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = [GRAPHS["random"], one_way(ONE_WAY)]
+    expected = [singular_positions(graph, 4) for graph in graphs]
+    monkeypatch.setattr(positions, "MAX_DENSE_NODES", 0)
+    for graph, found in zip(graphs, expected, strict=True):
+        assert_close(singular_positions(graph, 4), found, rtol=1e-4, atol=1e-5)
 
 
 def test_a_large_graph_of_many_components_has_eigenvectors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +218,7 @@ def test_a_large_graph_of_many_components_has_eigenvectors(monkeypatch: pytest.M
 # --- errors --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("position", [random_walk_positions, laplacian_positions])
+@pytest.mark.parametrize("position", [random_walk_positions, laplacian_positions, singular_positions])
 def test_rectangular_graphs_and_negative_columns_are_refused(position) -> None:
     with pytest.raises(ValueError, match="graph must be square to have positions, got 3 sources and 2 targets"):
         position(AttentionGraph(torch.empty(2, 0, dtype=torch.int64), 3, 2), 4)

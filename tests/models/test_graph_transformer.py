@@ -13,7 +13,7 @@ from torch_geometric.data import Data
 
 from graphattn.inputs import GraphBatch, GraphCollate, parse_edges
 from graphattn.models import NAMED_SIZES, GraphTransformer, GraphTransformerConfig
-from graphattn.models.graph_transformer import NORMS, READOUTS
+from graphattn.models.graph_transformer import NORMS
 from graphattn.selection import SubsampleSources
 from graphattn.viz import record
 from tests.inputs.molecules import molecule, permuted
@@ -22,6 +22,7 @@ EXACT = {"rtol": 0.0, "atol": 1e-8}
 LOCAL_AND_GLOBAL = GraphCollate(parse_edges("bonds | full | virtual(2)"), max_hops=2, num_walks=3)
 RECORDS = [molecule(11, 1), molecule(1, 2), molecule(7, 3), molecule(5, 4)]
 SIZES = [11, 1, 7, 5]
+READOUTS = GraphTransformerConfig.READOUTS
 
 
 def model_of(collate: GraphCollate = LOCAL_AND_GLOBAL, **options: object) -> GraphTransformer:
@@ -424,7 +425,7 @@ def test_pools_between_layers_keep_a_share_of_the_atoms_and_no_virtual_node() ->
     expected = sum(-(-size // 2) for size in SIZES)
     assert sizes[0] == sum(SIZES) + 8 and sizes[-1] == expected and out.shape == (4, 2)
     out.square().sum().backward()
-    pool = model.pools["1"]
+    pool = model.pools[0]
     assert bool(pool.scorer.weight.grad.any())
     assert model.blocks[0].attention.edge is not None and model.blocks[1].attention.edge is None
 

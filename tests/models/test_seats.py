@@ -5,13 +5,14 @@ import math
 import pytest
 
 from graphattn.models.seats import SELECTIONS, as_line, read_seat
-from graphattn.selection import PerLayer, Ramp, SubsampleHops, SubsampleLocal, SubsampleSources
+from graphattn.selection import PerLayer, Ramp, SubsampleHops, SubsampleLocal, SubsampleSources, TopKEdges
 
 SPECS = [
     SubsampleSources(keep_p=0.25),
     SubsampleSources(num_sources=8, keep_self=True, when="always"),
     SubsampleLocal(window_size=(2, 3), sigma=math.inf, shape=(4, 6)),
     SubsampleHops(num_hops=2, sigma=1.5),
+    TopKEdges(k=8, score_dim=4),
     Ramp(SubsampleSources(keep_p=0.25), SubsampleSources(keep_p=1.0), num_steps=100),
     PerLayer(None, Ramp(SubsampleSources(num_sources=1), SubsampleSources(num_sources=9), 7)),
 ]

@@ -20,6 +20,7 @@ from graphattn.nn import (
     NodeNorm,
     NumberEncoder,
     PositionEncoder,
+    VirtualEdgeEncoder,
     VirtualNodeEncoder,
 )
 
@@ -152,11 +153,29 @@ def test_walks_keep_their_sign_in_training() -> None:
     assert bool((found[:, 3:] < 0).any())
 
 
+def test_a_pair_of_singular_vectors_keeps_its_product_when_its_sign_flips() -> None:
+    encoder = PositionEncoder(1, 2, 9, num_singular=3)
+    nn.init.eye_(encoder.proj.weight)
+    nn.init.zeros_(encoder.proj.bias)
+    positions = torch.rand(67, 9) + 1
+    torch.manual_seed(0)
+    found = encoder(positions, torch.arange(67), 67)
+    assert_close(found[:, 0], positions[:, 0])
+    left, right = found[:, 3:6], found[:, 6:]
+    assert_close(left * right, positions[:, 3:6] * positions[:, 6:])
+    flipped = (found[:, 1:6] < 0).float()
+    assert bool(((flipped.mean(0) > 0.25) & (flipped.mean(0) < 0.75)).all())
+    assert torch.unique(flipped, dim=0).shape[0] > 16  # each for itself
+    assert_close(encoder.eval()(positions, torch.arange(67), 67), positions)
+
+
 def test_positions_of_another_width_and_no_positions_are_refused() -> None:
     with pytest.raises(ValueError, match=r"positions must have shape \[num_nodes, 2 \+ 3\], got \[7, 4\]"):
         PositionEncoder(2, 3, 5)(torch.zeros(7, 4), torch.zeros(7, dtype=torch.int64), 1)
     with pytest.raises(ValueError, match="at least one column, got num_walks = 0 and num_eigenvectors = 0"):
         PositionEncoder(0, 0, 5)
+    with pytest.raises(ValueError, match=r"shape \[num_nodes, 2 \+ 3 \+ 2 · 4\], got \[7, 9\]"):
+        PositionEncoder(2, 3, 5, num_singular=4)(torch.zeros(7, 9), torch.zeros(7, dtype=torch.int64), 1)
 
 
 # --- edges ---------------------------------------------------------------------------------------------------------
@@ -191,3 +210,23 @@ def test_virtual_nodes_take_their_own_embedding_and_leave_the_others_alone() -> 
     h[1] = 7.0
     found = encoder(h, torch.tensor([1, 0, 2, 1]))
     assert_close(found, torch.stack([encoder.embedding.weight[i] if i >= 0 else h[1] for i in (0, -1, 1, 0)]))
+
+
+@pytest.mark.parametrize("has_types", [True, False])
+def test_edges_at_virtual_nodes_have_the_mean_of_their_ends_vectors(has_types: bool) -> None:
+    encoder = VirtualEdgeEncoder(2, 5)
+    virtual = torch.tensor([0, 1, 2, 0, 2])
+    src, dst = edge_index = torch.cartesian_prod(torch.arange(5), torch.arange(5)).T
+    rows = torch.randn(3, 5, requires_grad=True)
+    edge_type = (src + dst) % 3
+    found = (
+        encoder(rows, virtual, edge_index, edge_type) if has_types else encoder(rows[edge_type], virtual, edge_index)
+    )
+    vectors, expected = encoder.embedding.weight, []
+    for edge, ends in enumerate(zip(virtual[src].tolist(), virtual[dst].tolist(), strict=True)):
+        of_ends = [vectors[number - 1] for number in ends if number]
+        expected.append(torch.stack(of_ends).mean(0) if of_ends else rows[edge_type[edge]])
+    assert_close(found, torch.stack(expected))
+    slope = torch.linspace(0.5, 2, found.numel()).view_as(found)
+    wanted = [rows, vectors]
+    assert_close(*(torch.autograd.grad((each * slope).sum(), wanted) for each in (found, torch.stack(expected))))
