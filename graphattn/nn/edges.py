@@ -1,9 +1,12 @@
 """Edge terms: how features of an edge enter attention, as bias, gate, key and value."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from graphattn.nn._heads import keep_outputs_, sliced
 
 
 @dataclass(frozen=True)
@@ -71,3 +74,13 @@ class _EdgeTerms(nn.Module):
             "edge_bias": None if self.bias_proj is None else self.bias_proj(edge_attr),
             "edge_gate": None if self.gate_proj is None else self.gate_proj(edge_attr).sigmoid(),
         }
+
+    def keep_heads_(self, heads: Sequence[int]) -> None:
+        """Leaves the terms of some heads."""
+        if self.edge_key_weight is not None:
+            self.edge_key_weight = sliced(self.edge_key_weight, heads, 0)
+        if self.edge_value_weight is not None:
+            self.edge_value_weight = sliced(self.edge_value_weight, heads, 0)
+        for projection in (self.bias_proj, self.gate_proj):
+            if projection is not None:
+                keep_outputs_(projection, heads, 1)

@@ -5,6 +5,7 @@ from graphattn.viz.attribution import Attribution
 from graphattn.viz.canvas import save_picture
 from graphattn.viz.curves import plot_training_curves, save_training_curves
 from graphattn.viz.draw import draw
+from graphattn.viz.head_gates import draw_head_gates
 from graphattn.viz.heads import draw_heads
 from graphattn.viz.layers import draw_layers
 from graphattn.viz.levels import pathways
@@ -33,6 +34,7 @@ __all__ = [
     "draw_patches",
     "draw_molecule",
     "draw_heads",
+    "draw_head_gates",
     "draw_matrix",
     "draw_node_link",
     "save_picture",

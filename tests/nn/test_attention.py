@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from graphattn.connectivity import full, sliding_window
 from graphattn.graph import AttentionGraph
-from graphattn.nn import DotProduct, EdgeTerms, GraphAttention
+from graphattn.nn import DotProduct, EdgeTerms, GraphAttention, Pairwise, Symmetric
 from graphattn.ops import IMPLEMENTATIONS, attention_weights, graph_attention
 from graphattn.ops._dispatch import Sizes, reason_against
 from tests.ops.graphs import GRAPHS, block, edges, with_blocks
@@ -366,6 +366,158 @@ def test_one_spec_in_two_layers_shares_no_parameter() -> None:
     assert all(p.abs().max() > 0 for name, p in second.named_parameters() if "proj.weight" in name)
 
 
+# --- without some heads --------------------------------------------------------------------------------------------
+
+TERMS = EdgeTerms(2, bias=True, gate=True)
+
+
+@pytest.mark.parametrize("score", [DotProduct(), Symmetric(), Pairwise()], ids=repr)
+@pytest.mark.parametrize("kept", [[0], [2, 0], [1, 2], [0, 1, 2], []], ids=str)
+def test_a_layer_without_some_heads_is_the_one_whose_gates_they_close(kept: list[int], score: Any) -> None:
+    layer, graph = layer_of(score=score, edge=TERMS), GRAPHS["window"]
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_()
+    x, edge_attr = drawn(NUM_NODES, EMBED_DIM).requires_grad_(), drawn(graph.num_edges, 2).requires_grad_()
+    gate = torch.zeros(NUM_HEADS, dtype=torch.float64).index_fill_(0, torch.tensor(kept, dtype=torch.int64), 1.0)
+    expected = layer(x, graph, edge_attr=edge_attr, head_gate=gate)
+    small = copy.deepcopy(layer)
+    assert small.keep_heads_(torch.tensor(kept) if kept else []) is small
+    out = small(x, graph, edge_attr=edge_attr)
+    assert_close(out, expected, atol=1e-12, rtol=0)
+    got, want = (
+        torch.autograd.grad(y.square().sum(), [x, edge_attr], allow_unused=True, materialize_grads=True)
+        for y in (out, expected)
+    )
+    assert_close(got, want, **EXACT)
+
+    made = GraphAttention(EMBED_DIM, len(kept), head_dim=5, score=score, edge=TERMS).double()
+    made.load_state_dict(small.state_dict())
+    assert torch.equal(made(x, graph, edge_attr=edge_attr), out) and made.extra_repr() == small.extra_repr()
+
+
+def test_grouped_heads_leave_by_groups_or_as_many_of_each() -> None:
+    torch.manual_seed(0)
+    layer: Any = GraphAttention(30, 6, num_key_heads=3).double()
+    graph, x = GRAPHS["window"], drawn(NUM_NODES, 30)
+    for kept, num_key_heads in (([0, 1, 4, 5], 2), ([1, 2, 5], 3), ([3], 1)):
+        gate = torch.zeros(6, dtype=torch.float64).index_fill_(0, torch.tensor(kept), 1.0)
+        small = copy.deepcopy(layer).keep_heads_(kept)
+        assert small.num_key_heads == num_key_heads
+        assert_close(small(x, graph), layer(x, graph, head_gate=gate), atol=1e-12, rtol=0)
+    message = "equally many heads to every key head that stays, got {0: 2, 1: 1} as counts by key head. 2 heads share"
+    with pytest.raises(ValueError, match=message):
+        layer.keep_heads_([0, 1, 2])
+    assert layer.num_heads == 6  # untouched
+
+
+def test_a_layer_without_heads_attends_to_nothing_and_gives_its_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **named: Any) -> None:
+        raise AssertionError("it attends")
+
+    monkeypatch.setattr("graphattn.nn.attention.graph_attention", refuse)
+    layer = layer_of(edge=TERMS, select=SomeSources(5), connect=TwoHalves(), dropout_p=0.5).keep_heads_([])
+    x, graph = drawn(NUM_NODES, EMBED_DIM).requires_grad_(), GRAPHS["window"]
+    out = layer(x, graph, edge_attr=drawn(graph.num_edges, 2))
+    assert_close(out, layer.out_proj.bias.expand(NUM_NODES, -1), atol=0, rtol=0)
+    assert [name for name, _ in layer.named_parameters()] == ["out_proj.weight", "out_proj.bias"]
+    out.sum().backward()
+    assert x.grad is not None and not x.grad.any()
+    assert_close(layer.out_proj.bias.grad, torch.full((EMBED_DIM,), 11.0).double())
+    assert not GraphAttention(EMBED_DIM, 0, head_dim=5, bias=False)(x.float(), graph).any()
+    assert layer.keep_heads_([]) is layer
+    assert layer.to(torch.bfloat16)(x.bfloat16(), graph).dtype == torch.bfloat16
+    for made in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert made(x.bfloat16(), graph).shape == (NUM_NODES, EMBED_DIM)
+    with pytest.raises(ValueError, match="x must have num_dst_nodes = 11 rows, got 7"):
+        layer(x[:7], graph)
+    with pytest.raises(ValueError, match=r"head_gate must have shape \[0\], got \[3\]: this layer has no head left"):
+        layer(x, graph, head_gate=torch.ones(3))
+
+
+def test_a_layer_is_made_without_heads_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    GraphAttention(EMBED_DIM, 0, head_dim=5, edge=TERMS)
+    GraphAttention(EMBED_DIM, 3, edge=TERMS).keep_heads_([])
+    assert not recwarn.list
+
+
+def test_heads_of_a_width_of_their_own() -> None:
+    layer = layer_of(head_dim=7, edge=EdgeTerms(2))
+    graph, x = GRAPHS["window"], drawn(NUM_NODES, EMBED_DIM)
+    assert layer.out_proj.weight.shape == (EMBED_DIM, 21)
+    assert layer(x, graph, edge_attr=drawn(graph.num_edges, 2)).shape == (NUM_NODES, EMBED_DIM)
+    assert "num_heads=3, head_dim=7" in repr(layer) and "head_dim" not in repr(layer_of())
+
+
+def test_a_seat_with_something_of_each_head_drops_its_own() -> None:
+    @dataclass(frozen=True)
+    class ScaledHeads:
+        def build(self, embed_dim: int, num_heads: int) -> nn.Module:
+            return _ScaledHeads(embed_dim, num_heads)
+
+    class _ScaledHeads(nn.Module):
+        def __init__(self, embed_dim: int, num_heads: int) -> None:
+            super().__init__()
+            self.width = embed_dim
+            self.scale = nn.Parameter(torch.arange(1.0, num_heads + 1))
+
+        def forward(self, query: Tensor, key: Tensor, value: Tensor, graph: AttentionGraph, **terms: Any) -> Tensor:
+            return graph_attention(query, key, value, graph, **terms) * self.scale[:, None]
+
+        def keep_heads_(self, heads: list[int]) -> None:
+            self.scale = nn.Parameter(self.scale.detach()[heads])
+
+    layer, x, graph = layer_of(connect=ScaledHeads()), drawn(NUM_NODES, EMBED_DIM), GRAPHS["window"]
+    expected = layer(x, graph, head_gate=torch.tensor([0.0, 1.0, 1.0]).double())
+    assert_close(layer.keep_heads_([1, 2])(x, graph), expected, atol=1e-12, rtol=0)
+    assert GraphAttention(EMBED_DIM, 2, head_dim=5, connect=ScaledHeads()).connect.width == 10
+
+
+@pytest.mark.parametrize(
+    "kept, error, advice",
+    [
+        ([0, 3], ValueError, r"kept must hold heads from 0 to 2, got \[0, 3\]. Heads are counted among those that the"),
+        ([-1], ValueError, r"kept must hold heads from 0 to 2, got \[-1\]"),
+        ([1, 1], ValueError, r"kept must hold each head once, got \[1, 1\]"),
+        ([True, False, True], TypeError, r"numbers of heads, got \[True, .*mask.nonzero\(\)\[:, 0\]"),
+        (torch.tensor([1.0]), TypeError, r"kept must hold numbers of heads, got \[1.0\]"),
+    ],
+)
+def test_heads_that_are_none_are_refused_with_advice(kept: Any, error: type[Exception], advice: str) -> None:
+    with pytest.raises(error, match=advice):
+        layer_of().keep_heads_(kept)
+
+
+@pytest.mark.parametrize("score", [DotProduct(), Symmetric(), Pairwise()], ids=repr)
+def test_a_selection_stays_with_the_heads_that_stay(score: Any) -> None:
+    layer, graph, x = layer_of(select=SomeSources(5), score=score), GRAPHS["full"], drawn(NUM_NODES, EMBED_DIM)
+    small = copy.deepcopy(layer).keep_heads_([0, 2])
+    torch.manual_seed(1)
+    expected = layer(x, graph, head_gate=torch.tensor([1.0, 0.0, 1.0]).double())
+    torch.manual_seed(1)
+    assert_close(small(x, graph), expected, atol=1e-12, rtol=0)
+
+
+def test_a_graph_with_edges_of_heads_that_left_is_refused() -> None:
+    layer = layer_of().keep_heads_([0, 2])
+    with pytest.raises(ValueError, match=r"query must have the 3 heads of graph\.head_mask, got 2"):
+        layer(drawn(NUM_NODES, EMBED_DIM), GRAPHS["head mask"])
+
+
+def test_a_seat_that_cannot_drop_heads_says_so() -> None:
+    layer = layer_of(connect=TwoHalves())
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(TypeError, match=r"the connect seat _TwoHalves cannot be pruned: it has no keep_heads_. Give"):
+        layer.keep_heads_([0])
+    layer.score = nn.Identity()
+    with pytest.raises(
+        TypeError, match=r"the score seat Identity cannot be pruned: .* that takes \(heads, key_heads\)"
+    ):
+        layer.keep_heads_([0])
+    assert layer.num_heads == NUM_HEADS and layer.out_proj.weight.shape == before["out_proj.weight"].shape
+
+
 # --- as a module ---------------------------------------------------------------------------------------------------
 
 
@@ -442,6 +594,10 @@ def test_under_autocast_it_gives_what_projections_give_and_still_sums_in_float32
         ({"num_heads": 4}, r"num_heads must divide embed_dim, got 4 heads for width 15. Use embed_dim=12"),
         ({"num_heads": 16}, "num_heads must divide embed_dim, got 16 heads for width 15. Use embed_dim=16"),
         ({"num_key_heads": 2}, "num_key_heads must divide num_heads, got 2 for 3 heads. Grouped heads"),
+        ({"head_dim": 0}, "head_dim must be at least 1, got 0"),
+        ({"head_dim": 5, "num_heads": -1}, "num_heads must be at least 0, got -1"),
+        ({"head_dim": 5, "num_heads": 0, "num_key_heads": 1}, "num_key_heads must divide num_heads, got 1 for 0 heads"),
+        ({"head_dim": 5, "num_key_heads": 6}, "num_key_heads must divide num_heads, got 6 for 3 heads"),
         ({"dropout_p": -0.1}, r"dropout_p must lie in \[0, 1\], got -0.1. It is the probability"),
     ],
 )
