@@ -66,6 +66,9 @@ bench: $(INSTALLED)  ## Exactness against the specification, then times, into BE
 	@$(PY) benchmarks/training_step.py --out benchmarks/results/training_step.json
 	@$(PY) benchmarks/recording.py --out benchmarks/results/recording.json
 	@$(PY) benchmarks/pathways.py --out benchmarks/results/pathways.json
+	@$(PY) benchmarks/ssa.py --out benchmarks/results/ssa.json
+	@$(PY) benchmarks/topk.py --out benchmarks/results/topk.json
+	@$(PY) benchmarks/egt.py --out benchmarks/results/egt.json
 	@$(PY) benchmarks/report.py
 
 # For a machine that is lent for minutes: nothing is installed, the interpreter is taken with what it has. One that is

@@ -433,9 +433,133 @@ def recording_table(rows: list[dict]) -> list[str]:
     return [*lines, "", *notes]
 
 
+def topk_table(rows: list[dict]) -> list[str]:
+    """Explains and lists what benchmarks/topk.py measured, rows and edges apart."""
+    lines = [
+        "k of n rows by random scores, forward with backward, float32. Median ms (minimum–maximum), ratio to",
+        "successive halving round by round, and the mean cosine of a soft operator's rows to those of the hard one.",
+        "The iterative relaxation is k softmaxes one after the other; in one pass it is `ops.iterative_topk`, which",
+        "it first equals.",
+        "TopKPooling (\\*) is another function, and makes the scores itself.",
+        "",
+        "| n, k, width | operator | ms | over successive halving | bar | cosine | bar |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in (row for row in rows if row["case"] == "rows"):
+        what = row["what"] + ("\\*" if row["is_yardstick"] else "")
+        cells = [f"{row['n']:,}, {row['k']:,}, {row['dim']}", what, timed(row["ms"], row["spread"])]
+        cells += [f"{row['ratio']:.2f}×", f"≥ {row['ratio_bar']:g}×" if "ratio_bar" in row else ""]
+        cells.append(f"{row['cosine']:.3f}" if "cosine" in row else "")
+        cells.append(f"≥ {row['cosine_bar']:g}" if "cosine_bar" in row else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    edges = [row for row in rows if row["case"] == "edges"]
+    if not edges:
+        return lines
+    lines += [
+        "",
+        f"The {edges[0]['k']} best sources of each of n nodes of width {edges[0]['dim']} among all, forward with",
+        "backward: `selection.TopKEdges`, which makes a graph and its biases, and torch.topk on the matrix of scores,",
+        "which does not. Median ms (minimum–maximum) and the resident memory that a call adds; beside it n × n",
+        "float32 scores, computed, not measured. Both first find the same edges, with the same gradients.",
+        "",
+        "| n | search | ms | over TopKEdges | peak MiB | n × n scores, computed, MiB |",
+        "|---:|---|---:|---:|---:|---:|",
+    ]
+    for row in edges:
+        cells = [f"{row['n']:,}", row["what"], timed(row["ms"], row["spread"]), f"{row['ratio']:.2f}×"]
+        lines.append(f"| {' | '.join(cells)} | {row['peak_mib']:,.0f} | {row['scores_mib_computed']:,.0f} |")
+    return lines
+
+
+def combiner_table(rows: list[dict]) -> list[str]:
+    """Explains and lists what benchmarks/combiner.py measured."""
+    first = rows[0]
+    lines = [
+        f"One layer of 4 heads × 32, {'causal' if first['causal'] else 'bidirectional'}, √L tokens per segment or row,",
+        "float32, zero_grad, forward, loss, backward. Median ms (minimum–maximum) of interleaved rounds, time of dense",
+        "attention (torch's fused kernel between the same projections) over it round by round, and the resident memory",
+        "that a step adds, beside that of dense attention which holds all pairs, computed (\\*) from a smaller length",
+        "where it does not fit. Exponents of L fit all lengths, and those from 4,096 tokens on.",
+        "",
+        "| form | tokens | edges | ms | over dense | bar | peak MiB | materialised MiB | bar | exponents | bar |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|---:|",
+    ]
+    for row in sorted(rows, key=lambda row: (row["form"], row["length"])):
+        cells = [row["form"], f"{row['length']:,}", f"{row['num_edges']:,}", timed(row["ms"], row["spread"])]
+        cells += [f"{row['over_dense']:.2f}×" if "over_dense" in row else ""]
+        cells += [f"≥ {row['speed_bar']:g}×" if "speed_bar" in row else "", f"{row['peak_mib']:,.0f}"]
+        cells += [f"{row['materialised_mib']:,.0f}" + ("\\*" if row["materialised_is_computed"] else "")]
+        cells += [f"≥ {row['memory_bar']:g}×" if "memory_bar" in row else ""]
+        fitted = [row[key] for key in ("exponent", "exponent_of_long") if row.get(key) is not None]
+        cells += [", ".join(f"{power:.2f}" for power in fitted)]
+        cells += [f"≤ {row['exponent_bar']:g}" if "exponent_bar" in row else ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def egt_table(rows: list[dict]) -> list[str]:
+    """Explains and lists what benchmarks/egt.py measured."""
+    lines = [
+        f"4 `EGTLayer` over all pairs inside each molecule of a batch ({rows[0]['data']}), against the same",
+        "formula over a padded batch; zero_grad, forward, loss, backward, AdamW, float32. Median ms (minimum–maximum)",
+        "of interleaved rounds, ratio to edge lists round by round, and the resident memory that one step adds. Padded",
+        "and edge lists first equal each other in output and gradients. With a quarter of the sources attention reads",
+        "fewer pairs, and the state of all of them is updated.",
+        "",
+        "| graphs | nodes (largest) | pairs | padded pairs | contender | ms | ratio | peak MiB |",
+        "|---:|---:|---:|---:|---|---:|---:|---:|",
+    ]
+    for row in rows:
+        cells = [f"{row['batch_size']}", f"{row['num_nodes']:,} ({row['largest']})", f"{row['num_pairs']:,}"]
+        cells += [f"{row['num_padded_pairs']:,}", row["contender"], timed(row["step_ms"], row["step_spread"])]
+        lines.append(f"| {' | '.join(cells)} | {row['ratio']:.2f}× | {row['peak_mib']:,.0f} |")
+    return lines
+
+
+def ssa_table(rows: list[dict]) -> list[str]:
+    """Explains and lists what benchmarks/ssa.py measured."""
+    lines = [
+        "8 heads × 64, float32, one step of training: the sources are drawn, their keys and values gathered, forward",
+        "with backward. Median ms (minimum–maximum) of interleaved rounds; by how much dense SDPA (torch's flash",
+        "kernel over all pairs) is slower, round by round; the resident memory that a step adds, and how many times",
+        "that materialised attention and the flash kernel take.",
+        "",
+        "| nodes | reads | ms | dense SDPA is slower by | bar | peak MiB | materialised | bar | flash |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        bars = [f"≥ {row['bar']:g}×", f"≥ {row['memory_bar']:.2f}×"] if "bar" in row else ["", ""]
+        cells = [f"{row['num_nodes']:,}", row["reads"], timed(row["ms"], row["spread"]), f"{row['speedup']:.2f}×"]
+        cells += [bars[0], f"{row['peak_mib']:.0f}", f"{row['materialised_ratio']:.1f}×", bars[1]]
+        lines.append(f"| {' | '.join(cells)} | {row['flash_ratio']:.2f}× |")
+    return lines
+
+
+def seats_table(rows: list[dict]) -> list[str]:
+    """Explains and lists what benchmarks/seats.py measured."""
+    lines = [
+        f"{rows[0]['set']}, official split and evaluator, {rows[0]['max_epochs']} epochs of each model, nothing",
+        "searched; rmse on the test split at the epoch with the best valid metric, mean ± unbiased standard deviation",
+        "over seeds. benchmarks/seats.py says what each model is.",
+        "",
+        "| model | parameters | seeds | test rmse | s per epoch |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        name = row["model"] + (f", {row['num_passes']} passes" if row["num_passes"] else "")
+        cells = [name, f"{row['num_parameters']:,}", str(len(row["seeds"])), f"{row['mean']:.3f} ± {row['std']:.3f}"]
+        lines.append(f"| {' | '.join(cells)} | {row['seconds_per_epoch']:.2f} |")
+    spread = next((row["spread_of_prediction"] for row in rows if row["spread_of_prediction"]), None)
+    if spread is not None:
+        lines += ["", f"Over the passes of the self-ensemble a prediction varies by {spread:.3f} (standard deviation)."]
+    return lines
+
+
 TABLES = {
     "attention": attention_table,
     "cold_start": cold_start_table,
+    "combiner": combiner_table,
+    "egt": egt_table,
     "exactness": exactness_table,
     "grid": grid_table,
     "masks": masks_table,
@@ -444,7 +568,10 @@ TABLES = {
     "pathways": pathways_table,
     "recording": recording_table,
     "scaling": scaling_table,
+    "seats": seats_table,
+    "ssa": ssa_table,
     "terms": terms_table,
+    "topk": topk_table,
     "training_step": training_step_table,
     "weights": weights_table,
 }

@@ -1,5 +1,6 @@
 """Builders: sizes → graph. Pure functions that enumerate edges; `graph.keep(rule)` and the algebra do the rest."""
 
+from graphattn.connectivity import combiner as combiner  # builders that return pairs, so not in __all__
 from graphattn.connectivity.axial import axial
 from graphattn.connectivity.bonds import bonds
 from graphattn.connectivity.chunked import block_diagonal, chunked
