@@ -5,6 +5,7 @@
     graphattn evaluate RUN
     graphattn predict RUN --smiles FILE
     graphattn draw RUN --index 0 --out pathways.svg
+    graphattn prune RUN --keep 8
     graphattn mask "sliding_window(4096, radius=64) | global_tokens(4096, [0])" --keep is_causal --out mask.svg
     graphattn data list
     graphattn info [--calibrate]
@@ -141,6 +142,11 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--share", metavar="P", type=float, default=0.8, help="of the influence on the output, to be kept"
     )
+
+    made = command("prune", prune, "Keeps the best heads of a trained run, and stores the smaller model as a run.")
+    made.add_argument("folder", metavar="RUN", type=Path)
+    made.add_argument("--keep", metavar="K", type=int, required=True, help="heads that stay, of all layers together")
+    made.add_argument("--out", metavar="DIR", type=Path, help="folder of the pruned run; RUN-keepK if left out")
 
     made = command("mask", mask, "Builds a graph from an expression: says what it is, describes, draws and stores it.")
     made.add_argument("expression", help="builders, their arguments, | & - ^ @ ~, .T and .keep(rule)")
@@ -388,6 +394,40 @@ def draw(options: argparse.Namespace) -> int:
         example.pathways(options.method or "weights", **asked).write(out)
     print(example.title)
     print(out)
+    return 0
+
+
+def prune(options: argparse.Namespace) -> int:
+    """Prunes a run, says what that changed, and draws which heads stayed."""
+    from graphattn.training.prune import prune_run
+
+    found = prune_run(options.folder, options.keep, folder=options.out)
+    num_layers = len(found.kept)
+    by_layer = ", ".join(str(len(heads)) for heads in found.kept)
+    print(f"kept {options.keep} of {num_layers * found.num_heads} heads by {found.how}: {by_layer} in the layers")
+    if found.test is not None:
+        print(f"test {found.metric} {found.test_before:.4f} before, {found.test:.4f} after")
+    for what, before, after, unit in (
+        ("parameters", *found.num_parameters, ""),
+        ("on disk", *(number / 1e3 for number in found.num_bytes), " kB"),
+        ("forward of a batch", *found.batch_ms, " ms"),
+    ):
+        places = 1 if unit == " ms" else 0
+        print(f"{what} {before:,.{places}f}{unit} before, {after:,.{places}f}{unit} after")
+    print(found.folder)
+    try:
+        import torch
+
+        from graphattn.viz import draw_head_gates, save_picture
+
+        gates = torch.zeros(num_layers, found.num_heads)
+        for layer, heads in enumerate(found.kept):
+            gates[layer, heads] = 1.0
+        print(save_picture(draw_head_gates(gates), Path(found.folder) / "heads.png"))
+    except Exception as error:
+        if os.environ.get("GRAPHATTN_TRACEBACK"):
+            raise
+        print(f"graphattn: not drawn: heads: {_said(error)}", file=sys.stderr)
     return 0
 
 

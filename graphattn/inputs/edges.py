@@ -13,10 +13,11 @@ from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar, Protocol
 
 import numpy as np
+import scipy.sparse
 import torch
 from torch import Tensor
 
-from graphattn.connectivity import expander, full, global_tokens, hops
+from graphattn.connectivity import clusters, expander, full, global_tokens, hops
 from graphattn.graph import AttentionGraph, node_ptr
 
 
@@ -117,7 +118,43 @@ class Full:
         return full(sizes)
 
 
-PARTS: dict[str, type] = {"bonds": Bonds, "hops": Hops, "expander": Expander, "virtual": VirtualNodes, "full": Full}
+@dataclass(frozen=True)
+class Rings:
+    """Everything inside each system of rings: atoms that no single bond parts from one another. Others read themselves.
+
+    The clusters that `nn.combiner.Clusters` reads one another by summaries of.
+    """
+
+    kind: ClassVar[str] = "cluster"
+
+    def edges(self, bonds: AttentionGraph, sizes: Tensor) -> AttentionGraph:
+        return clusters(sizes, ring_systems(bonds))
+
+
+PARTS: dict[str, type] = {
+    "bonds": Bonds, "hops": Hops, "expander": Expander, "rings": Rings, "virtual": VirtualNodes, "full": Full,
+}  # fmt: skip
+
+
+def ring_systems(bonds: AttentionGraph) -> Tensor:
+    """Returns a number for each node, int64 [num_nodes], that it shares with those that no single bond parts from it.
+
+    These are the 2-edge-connected components of the graph: fused and spiro rings together, every other atom for itself.
+
+    >>> ring = torch.tensor([[0, 1, 2, 2], [1, 2, 0, 3]])
+    >>> ring_systems(AttentionGraph.from_edge_index(ring, 4)[0])
+    tensor([0, 0, 0, 1])
+    """
+    import networkx
+
+    src, dst = bonds.edge_index.tolist()
+    graph = networkx.Graph(edge for edge in zip(src, dst, strict=True) if edge[0] != edge[1])
+    is_bridge = set(networkx.bridges(graph))
+    edges = [edge for edge in graph.edges if edge not in is_bridge and edge[::-1] not in is_bridge]
+    row, column = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    num_nodes = bonds.num_src_nodes
+    adjacency = scipy.sparse.coo_matrix((np.ones(row.size, np.int8), (row, column)), (num_nodes, num_nodes))
+    return torch.from_numpy(scipy.sparse.csgraph.connected_components(adjacency, directed=False)[1]).long()
 
 
 def parse_edges(line: str) -> tuple[Edges, ...]:

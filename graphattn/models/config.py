@@ -115,7 +115,11 @@ class GraphModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns numbers, strings and lists, from which `from_dict` makes the same configuration."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {name: _listed(value) for name, value in asdict(self).items()}
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(inner) for inner in value] if isinstance(value, tuple) else value
 
 
 def check_name(name: str, valid: Iterable[str], what: str) -> None:

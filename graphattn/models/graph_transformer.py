@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -14,18 +15,29 @@ from graphattn.graph import AttentionGraph, batch_of
 from graphattn.inputs.graph import GraphBatch
 from graphattn.models.config import GraphModelConfig, check_name
 from graphattn.models.graph_model import GraphModel, reduce_nodes
+from graphattn.models.seats import CONNECTIONS, SCORES, as_line, read_seat
 from graphattn.nn import (
+    Connect,
     EdgeTerms,
     FeatureDropout,
     GraphAttention,
+    HardConcreteHeadGate,
+    HeadGate,
+    ImportanceHeadGate,
     NodeNorm,
     PoolReadout,
     Select,
+    StraightThroughHeadGate,
+    SubsetHeadGate,
     SuccessiveHalvingPool,
 )
-from graphattn.selection import is_drawable
+from graphattn.selection import is_drawable, spec_of_each_layer
 
 NORMS = {"batch": NodeNorm, "layer": nn.LayerNorm}
+GATES: dict[str, type[HeadGate]] = {
+    gate.__name__: gate
+    for gate in (SubsetHeadGate, StraightThroughHeadGate, HardConcreteHeadGate, ImportanceHeadGate)
+}
 EDGE_TERMS = ("key", "value", "bias", "gate")
 NAMED_SIZES = {
     "tiny": {"embed_dim": 32, "num_heads": 4, "num_layers": 2},
@@ -48,8 +60,14 @@ class GraphTransformerConfig(GraphModelConfig):
         dropout_p: dropout of features.
         attention_dropout_p: dropout of attention weights.
         norm: "batch" or "layer".
+        score: how features become queries and keys: "DotProduct()", "Symmetric()" or "Pairwise()", or such a spec.
         select: what each layer reads of the graph, as a line such as "SubsampleSources(keep_p=0.25)" or as such a spec:
             see `SELECTIONS`. `Ramp` moves its numbers while training, `PerLayer` gives each layer its own.
+        connect: what takes the place of the one call of attention, as a line such as "Fixed(segment=16)" of
+            `nn.combiner`, or such a spec; `PerLayer` gives each layer its own, None the plain one. Such a layer reads
+            no features of edges and takes no selection, and the edges of the collation must hold "full".
+        head_gate: which heads stay, as a line such as "SubsetHeadGate(num_keep=8)", see `nn.HeadGate`; "" for all.
+        kept_heads: of each layer the numbers of the heads that it has, in a model that was pruned; () for all.
         pool_layers: numbers of layers, from 1, after which the nodes of each graph are pooled by successive halving;
             the layers that follow attend over all pairs of what is left, without features of edges.
         pool_ratio: share of the nodes that each pool keeps.
@@ -73,6 +91,10 @@ class GraphTransformerConfig(GraphModelConfig):
     READOUTS: ClassVar[tuple[str, ...]] = ("sum", "mean", "max", "virtual", "pool", "nodes")
     LEAST: ClassVar[Mapping[str, int]] = {**GraphModelConfig.LEAST, "pool_k": 1}
 
+    score: str = "DotProduct()"
+    connect: str = ""
+    head_gate: str = ""
+    kept_heads: tuple[tuple[int, ...], ...] = ()
     edge_terms: tuple[str, ...] = ("key", "value", "bias")
     ffn_ratio: float = 2.0
     norm: str = "batch"
@@ -82,6 +104,10 @@ class GraphTransformerConfig(GraphModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "score", as_line(self.score, SCORES, "score"))
+        object.__setattr__(self, "connect", as_line(self.connect, CONNECTIONS, "connect"))
+        object.__setattr__(self, "kept_heads", tuple(map(tuple, self.kept_heads)))
+        self._check_seats()
         check_name(self.norm, NORMS, "norm")
         for term in self.edge_terms:
             check_name(term, EDGE_TERMS, "edge_terms")
@@ -100,6 +126,45 @@ class GraphTransformerConfig(GraphModelConfig):
                 f"readout {self.readout!r} needs the nodes of the data, got pool_layers = {list(self.pool_layers)}, "
                 "which leave fewer. Read out by sum, mean, max or pool, or leave pool_layers out."
             )
+
+
+    def connections(self) -> tuple[Any, ...]:
+        """Returns what takes the place of attention in each layer, None where it is the plain one."""
+        return spec_of_each_layer(read_seat(self.connect, CONNECTIONS, "connect"), self.num_layers)
+
+    def make_head_gate(self) -> HeadGate | None:
+        """Makes the gate over all heads of all layers, or returns None."""
+        names = {name: partial(gate, self.num_layers, self.num_heads) for name, gate in GATES.items()}
+        made: HeadGate | None = read_seat(self.head_gate, names, "head_gate")
+        return made
+
+    def _check_seats(self) -> None:
+        if not self.score.strip():
+            raise ValueError("score must name a score, got ''. Write 'DotProduct()'.")
+        for layer, (select, connect) in enumerate(zip(self.selections(), self.connections(), strict=True)):
+            if select is not None and connect is not None:
+                raise ValueError(
+                    f"layer {layer} has both select, {select}, and connect, {connect}: a Combiner covers the whole "
+                    "support by summaries, of which a selection would leave holes. Use PerLayer with None for one."
+                )
+        if self.kept_heads and self.head_gate:
+            raise ValueError(
+                f"a model has head_gate, {self.head_gate}, before it is pruned, and kept_heads after that; got both. "
+                "Leave one of them out."
+            )
+        if self.kept_heads and len(self.kept_heads) != self.num_layers:
+            raise ValueError(
+                f"kept_heads must have a list for each of {self.num_layers} layers, got {len(self.kept_heads)}. An "
+                "empty list is a layer without heads."
+            )
+        if not all(0 <= head < self.num_heads for heads in self.kept_heads for head in heads):
+            raise ValueError(
+                f"kept_heads must hold numbers of heads from 0 to {self.num_heads - 1}, got "
+                f"{[list(heads) for heads in self.kept_heads]}. They count the heads before pruning."
+            )
+        if self.head_gate:
+            with torch.random.fork_rng(devices=[]):
+                self.make_head_gate()
 
 
 class GraphTransformer(GraphModel):
@@ -134,9 +199,16 @@ class GraphTransformer(GraphModel):
         pools = sorted(config.pool_layers)
         # of each level, the layers that attend over it; a pool stands between two levels
         self._levels = [range(*ends) for ends in zip([0, *pools], [*pools, num_layers], strict=True)]
+        self.head_gate = config.make_head_gate()
         self.blocks = nn.ModuleList(
-            Block(config, select=None if is_drawable(spec) else spec, has_edges=number in self._levels[0])
-            for number, spec in enumerate(config.selections())
+            Block(
+                config,
+                select=None if is_drawable(select) else select,
+                connect=connect,
+                num_heads=len(config.kept_heads[layer]) if config.kept_heads else config.num_heads,
+                has_edges=layer in self._levels[0] and connect is None,
+            )
+            for layer, (select, connect) in enumerate(zip(config.selections(), config.connections(), strict=True))
         )
         self.pools = nn.ModuleList(SuccessiveHalvingPool(dim, ratio=config.pool_ratio) for _ in pools)
         self.pool_readout = PoolReadout(SuccessiveHalvingPool(dim, config.pool_k)) if config.readout == "pool" else None
@@ -150,11 +222,13 @@ class GraphTransformer(GraphModel):
             ValueError: if the collation did not provide what the configuration names.
         """
         level = self.first_level(batch)
+        gates = None if self.head_gate is None else self.head_gate().to(level.h.dtype)
         for number, layers in enumerate(self._levels):
             if number:
                 level = self._pooled(level, self.pools[number - 1])
             for layer, graph in zip(layers, self.connect(level.graph, layers=layers), strict=True):
-                level = level.with_nodes(self.blocks[layer](level.h, *level.read_over(graph)))
+                gate = None if gates is None else gates[layer]
+                level = level.with_nodes(self.blocks[layer](level.h, *level.read_over(graph), head_gate=gate))
         return self.head(self.read_out(level.with_nodes(self.norm(level.h)), batch))
 
     def first_level(self, batch: GraphBatch) -> Level:
@@ -211,7 +285,15 @@ class Level:
 class Block(nn.Module):
     """Attention and feed-forward part, each behind its norm and beside a residual."""
 
-    def __init__(self, config: GraphTransformerConfig, select: Select | None = None, has_edges: bool = True):
+    def __init__(
+        self,
+        config: GraphTransformerConfig,
+        *,
+        select: Select | None = None,
+        connect: Connect | None = None,
+        num_heads: int | None = None,
+        has_edges: bool = True,
+    ):
         super().__init__()
         dim, norm = config.embed_dim, NORMS[config.norm]
         hidden = int(dim * config.ffn_ratio)
@@ -219,8 +301,11 @@ class Block(nn.Module):
         self.attention_norm = norm(dim)
         self.attention = GraphAttention(
             dim,
-            config.num_heads,
+            config.num_heads if num_heads is None else num_heads,
+            head_dim=None if num_heads is None or dim % config.num_heads else dim // config.num_heads,
+            score=read_seat(config.score, SCORES, "score"),
             select=select,
+            connect=connect,
             edge=EdgeTerms(config.edge_dim, **terms) if config.edge_dim and has_edges else None,
             dropout_p=config.attention_dropout_p,
             impl=config.impl,
@@ -231,6 +316,14 @@ class Block(nn.Module):
         )
         self.dropout = FeatureDropout(config.dropout_p)
 
-    def forward(self, h: Tensor, graph: AttentionGraph, edge_attr: Tensor | None, edge_type: Tensor | None) -> Tensor:
-        h = h + self.dropout(self.attention(self.attention_norm(h), graph, edge_attr=edge_attr, edge_type=edge_type))
+    def forward(
+        self,
+        h: Tensor,
+        graph: AttentionGraph,
+        edge_attr: Tensor | None,
+        edge_type: Tensor | None,
+        head_gate: Tensor | None = None,
+    ) -> Tensor:
+        edges = {} if self.attention.edge is None else {"edge_attr": edge_attr, "edge_type": edge_type}
+        h = h + self.dropout(self.attention(self.attention_norm(h), graph, head_gate=head_gate, **edges))
         return h + self.dropout(self.ffn(self.ffn_norm(h)))

@@ -9,12 +9,20 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from graphattn import selection
+from graphattn import nn, selection
+from graphattn.nn import combiner
 
 SELECTIONS: dict[str, Callable[..., Any]] = {
     name: getattr(selection, name)
     for name in ("SubsampleSources", "SubsampleLocal", "SubsampleHops", "TopKEdges", "Ramp", "PerLayer")
 }
+SCORES: dict[str, Callable[..., Any]] = {name: getattr(nn, name) for name in ("DotProduct", "Symmetric", "Pairwise")}
+CONNECTIONS: dict[str, Callable[..., Any]] = {
+    name: getattr(combiner, name)
+    for name in (
+        "Fixed", "LogSparse", "AxialVertical", "AxialHorizontal", "AxialRowmajor", "Mixture", "Clusters",
+    )
+} | {"PerLayer": selection.PerLayer}  # fmt: skip
 
 
 def read_seat(line: str, names: Mapping[str, Callable[..., Any]], field: str) -> Any:
@@ -102,4 +110,7 @@ def _value(node: ast.AST, names: Mapping[str, Callable[..., Any]], field: str) -
 
 
 def _example(names: Mapping[str, Callable[..., Any]]) -> str:
-    return "SubsampleSources(keep_p=0.25)" if "SubsampleSources" in names else f"{next(iter(names))}()"
+    first = next(iter(names))
+    return {"SubsampleSources": "SubsampleSources(keep_p=0.25)", "SubsetHeadGate": "SubsetHeadGate(num_keep=8)"}.get(
+        first, f"{first}()"
+    )

@@ -9,6 +9,7 @@ from graphattn.training.load import load_run
 from graphattn.training.metric import score
 from graphattn.training.objective import Objective
 from graphattn.training.predictor import GraphPredictor
+from graphattn.training.prune import PrunedRun, prune_run
 from graphattn.training.run import RunResult, train, train_in
 from graphattn.training.search import SearchResult, Trial, tune
 from graphattn.training.seeds import mean_and_std, parse_seeds, train_seeds
@@ -19,6 +20,7 @@ __all__ = [
     "GraphPredictor",
     "InputsConfig",
     "Objective",
+    "PrunedRun",
     "RunConfig",
     "RunResult",
     "SearchResult",
@@ -32,6 +34,7 @@ __all__ = [
     "parse_seeds",
     "predict_self_ensemble",
     "predict_split",
+    "prune_run",
     "read_config",
     "score",
     "train",

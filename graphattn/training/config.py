@@ -95,6 +95,11 @@ class TrainingConfig:
         accelerator: "auto", "cpu" or "cuda".
         dense_from: share of `max_epochs` after which layers read whole graphs, for dense fine-tuning of a model that
             was trained on drawn ones (`model.select`); 1 never. Early stopping may end the run before.
+        gate_lr: highest learning rate of head gates (`model.head_gate`), which have no weight decay.
+        gate_penalty: strength of what `HeadGate.penalty` adds to the loss.
+        gates_only: train the head gates and nothing else, to choose heads of a model that is trained: `start_from`.
+        start_from: folder of a run whose best checkpoint the model starts from; of head gates and draws, which a run
+            before may not have had, it takes nothing.
         num_threads: of the training process on the CPU; 0 leaves torch's own choice. With small batches one thread is
             about as fast as several, and on a machine that others use it is many times faster.
     """
@@ -110,6 +115,10 @@ class TrainingConfig:
     log_every_steps: int = 10
     accelerator: str = "auto"
     dense_from: float = 1.0
+    gate_lr: float = 0.1
+    gate_penalty: float = 0.0
+    gates_only: bool = False
+    start_from: str | None = None
     num_threads: int = 0
 
 
@@ -146,14 +155,17 @@ class RunConfig:
         least = {
             "data.batch_size": 1, "data.num_workers": 0, "training.max_epochs": 1, "training.warmup_epochs": 0,
             "training.clip": 0, "training.patience": 0, "training.weight_decay": 0, "training.save_every_steps": 0,
-            "training.log_every_steps": 1, "training.num_threads": 0, "seed": 0,
+            "training.log_every_steps": 1, "training.num_threads": 0, "training.gate_penalty": 0, "seed": 0,
         }  # fmt: skip
         values = flat(as_dict(self))
         for key, low in least.items():
             if not values[key] >= low:
                 raise ValueError(f"{key} must be at least {low}, got {values[key]}. Pass --{key} with a larger number.")
-        if not self.training.lr > 0:
-            raise ValueError(f"training.lr must be positive, got {self.training.lr}. Try --training.lr 1e-3.")
+        for name in ("lr", "gate_lr"):
+            if not getattr(self.training, name) > 0:
+                raise ValueError(
+                    f"training.{name} must be positive, got {getattr(self.training, name)}. Try --training.{name} 1e-3."
+                )
         if not 0.0 <= self.training.dense_from <= 1.0:
             raise ValueError(
                 f"training.dense_from must lie in [0, 1], got {self.training.dense_from}. "

@@ -36,6 +36,7 @@ class RunFolder:
     predictions_test.npz    index int64 [num_graphs], y_true and y_pred float64 [num_graphs, num_tasks]
     result.json             metrics of the best checkpoint; its presence says that the run is finished
     curve.png               train loss and valid metric over the run; a folder of seeds has one as well
+    pruned.json, heads.png  of a run that `graphattn prune` made: what stayed, and the picture of it
     pathways.png            a graph of the test split and who reads whom in it; in a folder of seeds that of its first
     """
 

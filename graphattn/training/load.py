@@ -97,5 +97,31 @@ def load_weights(predictor: GraphPredictor, contents: dict[str, Any], path: Path
         ) from error
 
 
+def start_from(predictor: GraphPredictor, run: str | Path) -> None:
+    """Loads the best weights of another run; head gates and draws stay as they are.
+
+    Raises:
+        FileNotFoundError: if the folder is no run, or has no checkpoint.
+        ValueError: if its model differs in anything else.
+    """
+    folder = RunFolder(Path(run).expanduser()).checked()
+    path = find_checkpoint(folder)
+    given = {name.removeprefix(PREFIX): value for name, value in read_checkpoint(path)["state_dict"].items()}
+    own = {name: value for name, value in predictor.state_dict().items() if _is_of_seats(name)}
+    taken = {name: value for name, value in given.items() if not _is_of_seats(name)}
+    try:
+        predictor.load_state_dict({**taken, **own})
+    except RuntimeError as error:
+        raise ValueError(
+            f"training.start_from {run} has another model: {_first_line(error, 2)}. Start from a run whose model "
+            "differs in head gates and draws alone."
+        ) from error
+
+
+def _is_of_seats(name: str) -> bool:
+    """Returns whether a weight is of the head gate or the draws, by the names that models give these."""
+    return name.split(".")[1:2] in (["head_gate"], ["draws"])
+
+
 def _first_line(error: Exception, number: int = 1) -> str:
     return " ".join(line.strip() for line in str(error).splitlines()[:number]) or type(error).__name__

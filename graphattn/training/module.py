@@ -40,6 +40,16 @@ class TrainingModule(lightning.LightningModule):
                 "graph. Set model.select, such as SubsampleSources(keep_p=0.25), or leave dense_from out."
             )
 
+        if self.settings.gates_only:
+            if not any(True for gate in predictor.head_gates() for _ in gate.parameters()):
+                raise ValueError(
+                    "training.gates_only asks to train head gates alone, and the model has none that is trained. Set "
+                    "model.head_gate, such as SubsetHeadGate(num_keep=8), or leave gates_only out."
+                )
+            predictor.requires_grad_(False)
+            for gate in predictor.head_gates():
+                gate.requires_grad_(True)
+
     def on_train_epoch_start(self) -> None:
         """From `dense_from` on, layers read whole graphs."""
         if self.settings.dense_from < 1.0:
@@ -78,13 +88,19 @@ class TrainingModule(lightning.LightningModule):
         self.log(self.monitor, value, prog_bar=True, batch_size=len(y_true))
 
     def configure_optimizers(self) -> Any:
-        """Returns AdamW, whose decay is on weight matrices only, and the schedule, stepped with it."""
-        weights = [p for p in self.predictor.parameters() if p.requires_grad and p.dim() > 1]
-        others = [p for p in self.predictor.parameters() if p.requires_grad and p.dim() <= 1]
-        groups = [
-            {"params": weights, "weight_decay": self.settings.weight_decay},
-            {"params": others, "weight_decay": 0.0},
+        """Returns AdamW, whose decay is on weight matrices only, and the schedule, stepped with it.
+
+        Head gates are a group of their own: another rate, no decay.
+        """
+        gates = [p for gate in self.predictor.head_gates() for p in gate.parameters()]
+        of_gates = set(map(id, gates))
+        trained = [p for p in self.predictor.parameters() if p.requires_grad and id(p) not in of_gates]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in trained if p.dim() > 1], "weight_decay": self.settings.weight_decay},
+            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
         ]
+        if gates:
+            groups.append({"params": gates, "weight_decay": 0.0, "lr": self.settings.gate_lr})
         # one kernel for all parameters; under a gradient scaler Lightning could not clip before such a step
         fused = self.settings.precision == "32-true"
         optimizer = torch.optim.AdamW(groups, lr=self.settings.lr, fused=fused)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from graphattn.data import Task
 from graphattn.data.reference import find_callable
 from graphattn.inputs import GraphBatch, GraphCollate
+from graphattn.nn import HeadGate
 from graphattn.training.config import RunConfig
 from graphattn.training.objective import Objective
 
@@ -44,10 +45,18 @@ class GraphPredictor(nn.Module):
         return self.objective.to_labels(self.network(batch))
 
     def loss(self, batch: GraphBatch) -> Tensor:
-        """Returns the loss of a labelled batch, a scalar."""
+        """Returns the loss of a labelled batch, with the penalty of head gates, a scalar."""
         if batch.y is None:
             raise ValueError("the batch has no labels y. Give every graph a y, NaN where a label is missing.")
-        return self.objective(self.network(batch), batch.y)
+        loss: Tensor = self.objective(self.network(batch), batch.y)
+        strength = self.config.training.gate_penalty
+        for gate in self.head_gates() if strength else []:
+            loss = loss + strength * gate.penalty().to(loss.dtype)
+        return loss
+
+    def head_gates(self) -> list[HeadGate]:
+        """Returns the gates over heads that the network owns."""
+        return [module for module in self.network.modules() if isinstance(module, HeadGate)]
 
     def predict(self, batches: Iterable[GraphBatch]) -> np.ndarray:
         """Returns predictions for all graphs of all batches, float64 [num_graphs, num_tasks], in evaluation mode."""

@@ -28,7 +28,7 @@ from graphattn.training.folder import (
     time_stamp,
     write_json,
 )
-from graphattn.training.load import check_same_model, load_weights, read_checkpoint
+from graphattn.training.load import check_same_model, load_weights, read_checkpoint, start_from
 from graphattn.training.metric import score
 from graphattn.training.predictor import GraphPredictor
 
@@ -200,6 +200,8 @@ def _fitted(config: RunConfig, dataset: GraphDataset, folder: RunFolder, checkpo
     with quiet(), threads(settings.num_threads), seeded(config.seed), OrderlyInterrupts() as interrupts:
         labels = dataset.labels[dataset.indices("train")]
         predictor = GraphPredictor(config, dataset.task, labels)
+        if settings.start_from is not None:
+            start_from(predictor, settings.start_from)
         is_cuda = settings.accelerator in ("auto", "cuda", "gpu") and _has_cuda()
 
         def loader(split: str) -> Any:

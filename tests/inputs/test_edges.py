@@ -2,13 +2,26 @@
 
 import re
 
+import networkx
 import pytest
 import torch
 from torch.testing import assert_close
 
 from graphattn.connectivity import full, hops
 from graphattn.graph import AttentionGraph, node_ptr
-from graphattn.inputs.edges import PARTS, Bonds, Edges, Expander, Full, Hops, VirtualNodes, parse_edges, united
+from graphattn.inputs.edges import (
+    PARTS,
+    Bonds,
+    Edges,
+    Expander,
+    Full,
+    Hops,
+    Rings,
+    VirtualNodes,
+    parse_edges,
+    ring_systems,
+    united,
+)
 
 SIZES = torch.tensor([5, 0, 1, 7, 2])  # the last node of each is no atom
 NUM_NODES = int(SIZES.sum())
@@ -25,7 +38,9 @@ def pairs(graph: AttentionGraph) -> set[tuple[int, int]]:
     return set(map(tuple, graph.edge_index.T.tolist()))
 
 
-@pytest.mark.parametrize("part", [Bonds(), Hops(2), Expander(4), VirtualNodes(2), Full()], ids=lambda part: part.kind)
+@pytest.mark.parametrize(
+    "part", [Bonds(), Hops(2), Expander(4), Rings(), VirtualNodes(2), Full()], ids=lambda part: part.kind
+)
 def test_a_part_is_canonical_stays_inside_each_graph_and_has_its_kind(part: Edges) -> None:
     sizes = SIZES + part.count if isinstance(part, VirtualNodes) else SIZES  # they are there already
     bonds = BONDS if sizes is SIZES else AttentionGraph.trusted(None, int(sizes.sum()), src_ptr=node_ptr(sizes))
@@ -151,10 +166,10 @@ def test_anything_but_names_and_integers_is_refused_with_its_position(line: str,
 
 def test_a_refusal_lists_every_part_with_its_numbers() -> None:
     with pytest.raises(
-        ValueError, match=re.escape("bonds, hops(num_hops), expander(degree=4, seed=0), virtual(count=1)")
+        ValueError, match=re.escape("bonds, hops(num_hops), expander(degree=4, seed=0), rings, virtual(count=1)")
     ):
         parse_edges("nothing")
-    assert set(PARTS) == {"bonds", "hops", "expander", "virtual", "full"}
+    assert set(PARTS) == {"bonds", "hops", "expander", "rings", "virtual", "full"}
 
 
 def test_a_line_that_nests_too_deep_is_refused() -> None:
@@ -174,3 +189,20 @@ def test_a_number_that_a_part_refuses_is_reported_with_its_position(line: str, a
 def test_a_line_that_is_no_text_is_refused() -> None:
     with pytest.raises(TypeError, match="one line of text, got list"):
         parse_edges(["bonds"])  # type: ignore[arg-type]
+
+
+def test_ring_systems_are_what_no_single_bond_parts() -> None:
+    # two fused rings (naphthalene), a bond to a ring of three, a chain, two atoms apart
+    pairs_of = [(n, (n + 1) % 10) for n in range(10)] + [(0, 5), (9, 10), (10, 11), (11, 12), (12, 10), (12, 13)]
+    bonds, _ = AttentionGraph.from_edge_index(
+        torch.tensor([*pairs_of, *[(b, a) for a, b in pairs_of]]).T.contiguous(), 16
+    )
+    labels = ring_systems(bonds)
+    expected = [0] * 10 + [1] * 3 + [2, 3, 4]
+    assert labels.tolist() == expected
+    found = Rings().edges(bonds, torch.tensor([14, 2]))
+    assert found.num_edges == 100 + 9 + 3 and found.kinds == ("cluster",)
+    graph = networkx.Graph(pairs_of)
+    assert {frozenset(each) for each in networkx.k_edge_components(graph, 2)} == {
+        frozenset(node for node in range(14) if expected[node] == label) for label in set(expected[:14])
+    }
