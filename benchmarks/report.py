@@ -542,13 +542,13 @@ def seats_table(rows: list[dict]) -> list[str]:
         "searched; rmse on the test split at the epoch with the best valid metric, mean ± unbiased standard deviation",
         "over seeds. benchmarks/seats.py says what each model is.",
         "",
-        "| model | parameters | seeds | test rmse | s per epoch |",
-        "|---|---:|---:|---:|---:|",
+        "| model | parameters | seeds | test rmse |",
+        "|---|---:|---:|---:|",
     ]
     for row in rows:
         name = row["model"] + (f", {row['num_passes']} passes" if row["num_passes"] else "")
         cells = [name, f"{row['num_parameters']:,}", str(len(row["seeds"])), f"{row['mean']:.3f} ± {row['std']:.3f}"]
-        lines.append(f"| {' | '.join(cells)} | {row['seconds_per_epoch']:.2f} |")
+        lines.append(f"| {' | '.join(cells)} |")
     spread = next((row["spread_of_prediction"] for row in rows if row["spread_of_prediction"]), None)
     if spread is not None:
         lines += ["", f"Over the passes of the self-ensemble a prediction varies by {spread:.3f} (standard deviation)."]

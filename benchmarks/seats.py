@@ -15,6 +15,7 @@ on the test split at the epoch with the best valid metric; test labels decide no
     egt             ogbg-molesol-egt: the Edge-augmented Graph Transformer
     pool            ogbg-molesol-pool: the better half of the atoms after the third layer, by successive halving
     topk            ogbg-molesol-topk: each atom's best edges by a learned score
+    everything      drawn sources, pairwise scores, half of the heads, a Combiner layer and a pool in one model
 
 Three seeds tell apart what differs by more than the spread, and nothing else. It can be stopped and started again, or
 split among processes by --models; a last call with --out, which finds everything done, writes the table.
@@ -41,6 +42,7 @@ MODELS = {
     "egt": ("ogbg-molesol-egt", []),
     "pool": ("ogbg-molesol-pool", []),
     "topk": ("ogbg-molesol-topk", []),
+    "everything": ("everything", []),
 }
 
 
@@ -76,7 +78,6 @@ def row(model: str, found: list[RunResult], epochs: int) -> dict[str, Any]:
         "std": std,
         "num_passes": NUM_PASSES if spreads else None,
         "spread_of_prediction": statistics.fmean(spreads) if spreads else None,
-        "seconds_per_epoch": statistics.median(result.seconds / result.num_epochs for result in found),
         "commits": commits_of([result.folder for result in found]),
     }
 
