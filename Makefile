@@ -69,6 +69,9 @@ bench: $(INSTALLED)  ## Exactness against the specification, then times, into BE
 	@$(PY) benchmarks/ssa.py --out benchmarks/results/ssa.json
 	@$(PY) benchmarks/topk.py --out benchmarks/results/topk.json
 	@$(PY) benchmarks/egt.py --out benchmarks/results/egt.json
+	@$(PY) benchmarks/combiner.py --out benchmarks/results/combiner.json
+	@$(PY) benchmarks/scores.py --out benchmarks/results/scores.json
+	@$(PY) benchmarks/heads.py --out benchmarks/results/heads.json
 	@$(PY) benchmarks/report.py
 
 # For a machine that is lent for minutes: nothing is installed, the interpreter is taken with what it has. One that is

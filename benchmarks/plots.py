@@ -9,6 +9,8 @@ from matplotlib.patches import Patch
 
 # Okabe and Ito 2008: told apart under every common colour blindness; lightness and hatching say the same once more
 BLUE, SKY_BLUE, VERMILLION, BLACK = "#0072B2", "#56B4E9", "#D55E00", "#000000"
+CURVES = (BLACK, BLUE, VERMILLION, "#009E73", "#CC79A7")
+STYLES = ("-", "--", "-", "-.", ":")
 OURS = {"auto", "dense", "gather", "blocks", "fused", "GraphAttention layer"}
 ROW_INCHES = 0.24
 
@@ -69,3 +71,19 @@ def draw_attention(rows: list[dict], record: dict, paths: list[Path]) -> None:
         for path in paths:
             metadata = {"Date": None} if path.suffix == ".svg" else None
             figure.savefig(path, dpi=150, metadata=metadata)
+
+
+def draw_curves(rows: list[dict], path: Path) -> None:
+    """Draws the training loss of each score over the epochs, with the range over seeds, and writes the picture."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    panel = figure.subplots()
+    for row, color, style in zip(rows, CURVES, STYLES, strict=False):
+        epochs = range(1, len(row["loss"]) + 1)
+        low, high = zip(*row["loss_spread"], strict=True)
+        panel.plot(epochs, row["loss"], color=color, linestyle=style, label=row["score"])
+        panel.fill_between(epochs, low, high, color=color, alpha=0.12, linewidth=0)
+    panel.set(yscale="log", xlabel="epoch", ylabel="training loss")
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.legend(frameon=False, fontsize="small")
+    with matplotlib.rc_context({"svg.hashsalt": "curves"}):
+        figure.savefig(path, metadata={"Date": None})

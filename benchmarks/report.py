@@ -555,6 +555,75 @@ def seats_table(rows: list[dict]) -> list[str]:
     return lines
 
 
+def scores_table(rows: list[dict]) -> list[str]:
+    """Explains and lists what benchmarks/scores.py measured."""
+    lines = [
+        "One layer, forward with the gradients of its input and of all its parameters, float32. Median ms",
+        "(minimum–maximum), ratio to the dot product round by round, and the resident memory that a step adds.",
+        "",
+        "| case | heads | score | parameters | ms | over dot product | peak MiB |",
+        "|---|---|---|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        cells = [row["case"], row["heads"], row["score"], f"{row['num_parameters']:,}"]
+        cells += [timed(row["ms"], row["spread"]), f"{row['ratio']:.2f}×"]
+        lines.append(f"| {' | '.join(cells)} | {row['peak_mib']:.0f} |")
+    return lines
+
+
+def score_curves_table(rows: list[dict]) -> list[str]:
+    """Explains and lists what benchmarks/score_curves.py measured."""
+    lines = [
+        "![Training loss over the epochs](benchmarks/results/score_curves.svg)",
+        "",
+        f"ogbg-molesol, {rows[0]['max_epochs']} epochs of the same model, which differs in the score alone; mean training",
+        "loss of an epoch, averaged over seeds, and test rmse, mean ± unbiased standard deviation over seeds.",
+        "",
+        "| score | parameters | seeds | loss, epoch 5 | epoch 10 | last | test rmse |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        cells = [row["score"], f"{row['num_parameters']:,}", str(len(row["seeds"]))]
+        cells += [f"{row['loss'][min(epoch, len(row['loss'])) - 1]:.3f}" for epoch in (5, 10, len(row["loss"]))]
+        lines.append(f"| {' | '.join(cells)} | {row['mean']:.3f} ± {row['std']:.3f} |")
+    return lines
+
+
+def heads_table(rows: list[dict]) -> list[str]:
+    """Explains and lists what benchmarks/heads.py measured."""
+    lines = [
+        f"A `GraphTransformer` of width {rows[0]['embed_dim']} over {rows[0]['num_edges']:,} edges, pruned; float32, one",
+        "thread. Median ms (minimum–maximum) of a forward and of a step, ratio to the whole model round by round.",
+        "",
+        "| heads | parameters | MB on disk | forward ms | over whole | step ms | over whole |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        cells = [f"{row['num_keep']} of {row['num_heads']}", f"{row['num_parameters']:,}", f"{row['bytes'] / 1e6:.2f}"]
+        cells += [timed(row["forward_ms"], row["forward_spread"]), f"{row['forward_ratio']:.2f}×"]
+        cells.append(timed(row["step_ms"], row["step_spread"]))
+        lines.append(f"| {' | '.join(cells)} | {row['step_ratio']:.2f}× |")
+    return lines
+
+
+def pruning_table(rows: list[dict]) -> list[str]:
+    """Explains and lists what benchmarks/pruning.py measured."""
+    shares = list(dict.fromkeys(row["share"] for row in rows))
+    first = rows[0]
+    lines = [
+        f"ogbg-molesol, {first['num_heads']} heads, {first['max_epochs']} epochs, {len(first['seeds'])} seeds: test rmse",
+        "after pruning to a share of the heads, without further training, mean ± unbiased standard deviation. The whole",
+        f"model has {first['whole_mean']:.3f} ± {first['whole_std']:.3f}. benchmarks/pruning.py says what each way is.",
+        "",
+        f"| heads chosen by | {' | '.join(shares)} |",
+        f"|---|{'---:|' * len(shares)}",
+    ]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        found = {row["share"]: f"{row['mean']:.3f} ± {row['std']:.3f}" for row in rows if row["method"] == method}
+        lines.append(f"| {method} | {' | '.join(found.get(share, '') for share in shares)} |")
+    return lines
+
+
 TABLES = {
     "attention": attention_table,
     "cold_start": cold_start_table,
@@ -562,12 +631,16 @@ TABLES = {
     "egt": egt_table,
     "exactness": exactness_table,
     "grid": grid_table,
+    "heads": heads_table,
     "masks": masks_table,
     "molecules": molecules_table,
     "molhiv": molhiv_table,
     "pathways": pathways_table,
+    "pruning": pruning_table,
     "recording": recording_table,
     "scaling": scaling_table,
+    "score_curves": score_curves_table,
+    "scores": scores_table,
     "seats": seats_table,
     "ssa": ssa_table,
     "terms": terms_table,
