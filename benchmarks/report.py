@@ -576,8 +576,8 @@ def score_curves_table(rows: list[dict]) -> list[str]:
     lines = [
         "![Training loss over the epochs](benchmarks/results/score_curves.svg)",
         "",
-        f"ogbg-molesol, {rows[0]['max_epochs']} epochs of the same model, which differs in the score alone; mean training",
-        "loss of an epoch, averaged over seeds, and test rmse, mean ± unbiased standard deviation over seeds.",
+        f"ogbg-molesol, {rows[0]['max_epochs']} epochs of the same model, which differs in the score alone; mean",
+        "training loss of an epoch, averaged over seeds, and test rmse, mean ± unbiased standard deviation over seeds.",
         "",
         "| score | parameters | seeds | loss, epoch 5 | epoch 10 | last | test rmse |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -592,8 +592,8 @@ def score_curves_table(rows: list[dict]) -> list[str]:
 def heads_table(rows: list[dict]) -> list[str]:
     """Explains and lists what benchmarks/heads.py measured."""
     lines = [
-        f"A `GraphTransformer` of width {rows[0]['embed_dim']} over {rows[0]['num_edges']:,} edges, pruned; float32, one",
-        "thread. Median ms (minimum–maximum) of a forward and of a step, ratio to the whole model round by round.",
+        f"A `GraphTransformer` of width {rows[0]['embed_dim']} over {rows[0]['num_edges']:,} edges, pruned; float32,",
+        "one thread. Median ms (minimum–maximum) of a forward and of a step, ratio to the whole model round by round.",
         "",
         "| heads | parameters | MB on disk | forward ms | over whole | step ms | over whole |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -611,9 +611,10 @@ def pruning_table(rows: list[dict]) -> list[str]:
     shares = list(dict.fromkeys(row["share"] for row in rows))
     first = rows[0]
     lines = [
-        f"ogbg-molesol, {first['num_heads']} heads, {first['max_epochs']} epochs, {len(first['seeds'])} seeds: test rmse",
-        "after pruning to a share of the heads, without further training, mean ± unbiased standard deviation. The whole",
-        f"model has {first['whole_mean']:.3f} ± {first['whole_std']:.3f}. benchmarks/pruning.py says what each way is.",
+        f"ogbg-molesol, {first['num_heads']} heads, {first['max_epochs']} epochs, {len(first['seeds'])} seeds: test",
+        "rmse after pruning to a share of the heads, without further training, mean ± unbiased standard deviation. The",
+        f"whole model has {first['whole_mean']:.3f} ± {first['whole_std']:.3f}. benchmarks/pruning.py says what each",
+        "way is.",
         "",
         f"| heads chosen by | {' | '.join(shares)} |",
         f"|---|{'---:|' * len(shares)}",
