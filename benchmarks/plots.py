@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 BLUE, SKY_BLUE, VERMILLION, BLACK = "#0072B2", "#56B4E9", "#D55E00", "#000000"
 CURVES = (BLACK, BLUE, VERMILLION, "#009E73", "#CC79A7")
 STYLES = ("-", "--", "-", "-.", ":")
-OURS = {"auto", "dense", "gather", "blocks", "fused", "GraphAttention layer"}
+OURS = {"auto", "dense", "gather", "blocks", "fused", "sdpa", "GraphAttention layer"}
 ROW_INCHES = 0.24
 
 

@@ -4,7 +4,7 @@
     group           a group of equal blocks: one call of torch's kernel
     block           1000 blocks times heads
     row             1000 targets times heads
-    weight          a million weights: edges (pairs, for dense) times heads
+    weight          a million weights: edges (pairs, for dense and sdpa) times heads
     work            a million multiply-adds: weights times (head_dim + value_dim)
     ranged_weight   the same two for edges that `Plan.num_ranged` counts, which fused serves several rows at once
     ranged_work
@@ -28,6 +28,7 @@ NAMES = {
     "gather": _OF_EDGES,
     "blocks": ("group", "block", *_OF_EDGES),
     "fused": (*_OF_EDGES, "ranged_weight", "ranged_work"),
+    "sdpa": _OF_EDGES,
 }
 
 # By class of device. cpu: float32, 2 cores of an x86-64 server with AVX2.
@@ -38,6 +39,7 @@ SHIPPED: dict[str, dict[str, dict[str, float]]] = {
         "gather": {"fixed": 330, "row": 51, "weight": 4600, "work": 1500},
         "blocks": {"group": 140, "block": 660, "fixed": 260, "row": 58, "weight": 710, "work": 46},
         "fused": {"fixed": 350, "row": 133, "weight": 1160, "work": 156, "ranged_weight": 0, "ranged_work": 53},
+        "sdpa": {"fixed": 170, "row": 0, "weight": 950, "work": 40},
     },
 }
 

@@ -14,7 +14,7 @@ from graphattn.graph import AttentionGraph
 from graphattn.graph.validate import MAX_ENUMERATED_EDGES
 from graphattn.ops._arguments import HALF, Terms
 from graphattn.ops._costs import constants_for
-from graphattn.ops._impl import blocks, dense, fused, gather, scatter
+from graphattn.ops._impl import blocks, dense, fused, gather, scatter, sdpa
 from graphattn.ops._impl.projection import project_heads
 from graphattn.ops.capability import (
     IMPLEMENTATIONS,
@@ -29,7 +29,8 @@ from graphattn.ops.capability import (
 from graphattn.ops.softmax import softmax_and_lse
 
 _FOLDED = {"scatter": scatter, "gather": gather, "fused": fused}  # those that take edge features on the node side
-MAX_DENSE_PAIRS = 2**26  # per head; the specification holds several such arrays
+# of one head: dense holds several such arrays; of sdpa's, a graph keeps a mask, and with more it was never the fastest
+_MOST_PAIRS = {"dense": 2**26, "sdpa": 2**19}
 
 
 class Sizes(NamedTuple):
@@ -42,8 +43,15 @@ class Sizes(NamedTuple):
     device: torch.device
 
 
-def reason_against(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str | None:
-    """Returns why an implementation cannot serve a call, None if it can."""
+def reason_against(
+    impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool, also: tuple[str, ...] = ()
+) -> str | None:
+    """Returns why an implementation cannot serve a call, None if it can.
+
+    Args:
+        reads_edges: whether the call passes per-edge arguments or dropout.
+        also: what else it asks for: "logit_clip", "lse", "weights" of `ARGUMENTS`.
+    """
     if missing := _missing_compiler(impl, sizes.device):
         return missing
     if not runs_on(impl, sizes.device):
@@ -53,6 +61,11 @@ def reason_against(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: 
             "it has no rule for vmap, grad and jvp of torch.func (in place of vmap, join the batch with disjoint_union "
             "and call it once)"
         )
+    if reads_edges and not supports(impl, "edge_bias"):
+        return "the call passes per-edge arguments or dropout"
+    for argument in also:
+        if not supports(impl, argument):
+            return f"it has no {argument}"
     if impl == "blocks":
         if graph.blocks is None:
             return "the graph has no block" if graph.num_edges else None
@@ -64,10 +77,13 @@ def reason_against(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: 
         return None
     if graph.blocks is not None and graph.num_edges > MAX_ENUMERATED_EDGES:
         return f"listing the graph's {graph.num_edges:,} edges is refused above {MAX_ENUMERATED_EDGES:,}"
-    if impl == "dense" and graph.num_dst_nodes * graph.num_src_nodes > MAX_DENSE_PAIRS:
-        return f"{graph.num_dst_nodes} × {graph.num_src_nodes} pairs are above its limit of {MAX_DENSE_PAIRS:,}"
+    most_pairs = _MOST_PAIRS.get(impl)
+    if most_pairs is not None and graph.num_dst_nodes * graph.num_src_nodes > most_pairs:
+        return f"{graph.num_dst_nodes} × {graph.num_src_nodes} pairs are above its limit of {most_pairs:,}"
     if impl == "gather" and graph.plan().degree is None:
         return "it needs the same number of incoming edges, at least one, at every target"
+    if impl == "sdpa" and graph.plan().head_mask is not None:
+        return "heads see different edges, and its mask is one for all"
     return None
 
 
@@ -78,6 +94,11 @@ def _missing_compiler(impl: str, device: torch.device) -> str | None:
     if impl == "fused" and device.type == "cuda" and not runs_on(impl, device):
         return "Triton is not installed (pip install triton)"
     return None
+
+
+def mixes_examples(impl: str, graph: AttentionGraph) -> bool:
+    """Returns whether a NaN of one example of a batch would reach the others; `auto` takes another way then."""
+    return impl in _MOST_PAIRS and graph.num_graphs > 1
 
 
 def estimate(impl: str, graph: AttentionGraph, sizes: Sizes) -> float:
@@ -92,7 +113,7 @@ def estimate(impl: str, graph: AttentionGraph, sizes: Sizes) -> float:
 
 def growth(impl: str, graph: AttentionGraph, sizes: Sizes) -> dict[str, float]:
     """Returns how often a call has what each constant of an implementation stands for."""
-    if impl == "dense":
+    if impl in ("dense", "sdpa"):
         return _of_edges(impl, graph.num_dst_nodes, graph.num_dst_nodes * graph.num_src_nodes, 0, sizes)
     plan = graph.plan()
     if impl != "blocks":
@@ -118,30 +139,32 @@ def _total(constants: dict[str, float], units: dict[str, float]) -> float:
     return max(1.0, sum(constants[name] * amount for name, amount in units.items()))
 
 
-def choose(graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
-    """Returns the implementation expected to be fastest among those that can serve the call.
+def choose(graph: AttentionGraph, sizes: Sizes, reads_edges: bool, also: tuple[str, ...] = ()) -> str:
+    """Returns the implementation expected to be fastest among those that can serve the call, as in `reason_against`.
 
     Inside a compiled region, where sizes are symbols, it is the first that can of blocks (if the graph has any), fused,
-    gather, scatter. Those after it are not asked, or the program would depend on what only they need to know.
+    gather, scatter. Those after it are not asked, or the program would depend on what only they need to know. One of
+    them always can where sdpa could, so that a program makes no mask of all pairs at every run.
     """
     if torch.compiler.is_compiling():
         order = ("fused", "gather", "scatter") if graph.blocks is None else ("blocks", "fused", "gather", "scatter")
         for impl in order:
-            if is_proved(impl, sizes.device) and reason_against(impl, graph, sizes, reads_edges) is None:
+            if is_proved(impl, sizes.device) and reason_against(impl, graph, sizes, reads_edges, also) is None:
                 return impl
-        return _cheapest(graph, sizes, reads_edges)
+        return _cheapest(graph, sizes, reads_edges, also)
     # to weigh them takes as long as to serve some dozens of nodes, so it is done once a graph
-    call, costs = (sizes, reads_edges, has_numba(), is_transformed()), constants_for(sizes.device.type)
+    call, costs = (sizes, reads_edges, also, has_numba(), is_transformed()), constants_for(sizes.device.type)
     weighed_by, chosen = graph.notes.get(call, (None, ""))
     if weighed_by is not costs:
-        chosen = _cheapest(graph, sizes, reads_edges)
+        chosen = _cheapest(graph, sizes, reads_edges, also)
         graph.notes[call] = costs, chosen
     return chosen
 
 
-def _cheapest(graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
-    reasons = {impl: reason_against(impl, graph, sizes, reads_edges) for impl in IMPLEMENTATIONS}
+def _cheapest(graph: AttentionGraph, sizes: Sizes, reads_edges: bool, also: tuple[str, ...]) -> str:
+    reasons = {impl: reason_against(impl, graph, sizes, reads_edges, also) for impl in IMPLEMENTATIONS}
     able = [impl for impl in IMPLEMENTATIONS if reasons[impl] is None and is_proved(impl, sizes.device)]
+    able = [impl for impl in able if not mixes_examples(impl, graph)] or able
     if not able:
         refusals = "; ".join(f"{impl}: {reason}" for impl, reason in reasons.items())
         raise ValueError(
@@ -153,19 +176,19 @@ def _cheapest(graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
     return min(able, key=lambda impl: estimate(impl, graph, sizes))
 
 
-def resolve(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
-    """Returns the implementation to run.
+def resolve(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool, also: tuple[str, ...] = ()) -> str:
+    """Returns the implementation to run, for a call as in `reason_against`.
 
     Raises:
         ValueError: if the named one cannot serve the call, with the ones that can.
     """
     if impl == "auto":
-        return choose(graph, sizes, reads_edges)
+        return choose(graph, sizes, reads_edges, also)
     check_impl(impl)
-    reason = reason_against(impl, graph, sizes, reads_edges)
+    reason = reason_against(impl, graph, sizes, reads_edges, also)
     if reason is None:
         return impl
-    able = [other for other in IMPLEMENTATIONS if reason_against(other, graph, sizes, reads_edges) is None]
+    able = [other for other in IMPLEMENTATIONS if reason_against(other, graph, sizes, reads_edges, also) is None]
     message = f"impl={impl!r} cannot serve this call: {reason}. These can: {', '.join(able) or 'none'}."
     raise ImportError(message) if _missing_compiler(impl, sizes.device) else ValueError(message)
 
@@ -179,6 +202,8 @@ def run_attention(
     if dtype in HALF and (impl != "fused" or terms.edge_value_weight is not None):
         query, key, value = query.float(), key.float(), value.float()
     with _full_precision(query.device):
+        if impl == "sdpa":
+            return sdpa.attention(query, key, value, _mask(graph, query.dtype), scale=terms.scale).to(dtype), None
         if impl == "fused" and _has_few_types(terms):
             out, lse = _run_typed(query, key, value, graph, terms)
             return out.to(dtype), lse
@@ -191,6 +216,18 @@ def run_attention(
         out, out_attr, lse = _run_folded(impl, query, key, value, graph, terms, needs_lse)
         out = _add_edge_values(impl, out, out_attr, terms)
     return out.to(dtype), lse
+
+
+def _mask(graph: AttentionGraph, dtype: torch.dtype) -> Tensor | None:
+    """Returns sdpa's mask, which is made once a graph and dtype; None where every pair is an edge."""
+    if torch.compiler.is_compiling():  # one program serves many graphs, so it reads no number of edges and no note
+        return sdpa.mask(graph.enumerate().plan(), dtype)
+    call, notes = ("sdpa's mask", dtype), graph.notes
+    if call not in notes:
+        is_full = graph.num_edges == graph.num_dst_nodes * graph.num_src_nodes
+        with torch.inference_mode(False):  # a mask that is kept must serve training as well
+            notes[call] = None if is_full else sdpa.mask(graph.enumerate().plan(), dtype)
+    return notes[call]
 
 
 def run_logits(impl: str, query: Tensor, key: Tensor, graph: AttentionGraph, terms: Terms) -> Tensor:

@@ -32,6 +32,7 @@ from graphattn.ops._dispatch import (
     Sizes,
     choose,
     estimate,
+    mixes_examples,
     reason_against,
     resolve,
     run_attention,
@@ -39,6 +40,7 @@ from graphattn.ops._dispatch import (
     run_weights,
     run_with_weights,
 )
+from graphattn.ops.capability import supports
 from graphattn.ops.dropout import dropout_factor
 from graphattn.ops.listening import Call, Listener, Receive, announce, willing
 
@@ -88,12 +90,14 @@ def graph_attention(
         logit_clip: limits the scaled dot product to [−logit_clip, logit_clip], before the bias.
         dropout_p: probability of dropping a weight; kept ones are divided by 1 − dropout_p.
         seed: int64, one element; the same seed drops the same edges. None draws one from torch's default generator.
-        impl: "auto", "dense" (the specification), "scatter", "gather" (as many edges at every target), "blocks" or
-            "fused"; `explain` shows the choice.
+        impl: "auto", "dense" (the specification), "scatter", "gather" (as many edges at every target), "blocks",
+            "fused" or "sdpa" (small graphs without per-edge arguments); `explain` shows the choice.
 
     Returns:
         [num_dst_nodes, num_heads, value_dim] in query's dtype. A target without an edge, or whose logits are all −inf,
-        gets exactly zero, with finite gradients. Half precision is summed in float32.
+        gets exactly zero, with finite gradients. Half precision is summed in float32. A NaN stays with the targets
+        that see it in "scatter", "gather" and "fused"; "dense", "blocks" and "sdpa" may spread it, and "auto" takes
+        these where it stays in its example of a batch.
 
     Raises:
         TypeError, ValueError: naming the argument, the rule, the value and the next step; also if the named `impl`
@@ -125,7 +129,7 @@ def graph_attention(
         dropout_p=dropout_p,
         seed=seed,
     )
-    chosen = resolve(impl, graph, _sizes(query, value.shape[2]), terms.reads_edges)
+    chosen = resolve(impl, graph, _sizes(query, value.shape[2]), terms.reads_edges, _also(terms))
     gate = None if head_gate is None else check_head_gate(head_gate, query)
     out, _ = _run(chosen, query, key, value, graph, terms, gate)
     return out if gate is None else out * gate.to(out.dtype)[:, None]
@@ -182,7 +186,7 @@ def attention_with_lse(
         dropout_p=dropout_p,
         seed=seed,
     )
-    chosen = resolve(impl, graph, _sizes(query, value.shape[2]), terms.reads_edges)
+    chosen = resolve(impl, graph, _sizes(query, value.shape[2]), terms.reads_edges, _also(terms, "lse"))
     out, lse = _run(chosen, query, key, value, graph, terms, needs_lse=True)
     assert lse is not None
     return out, lse
@@ -357,6 +361,8 @@ def explain(query: Tensor, graph: AttentionGraph, *, value_dim: int | None = Non
             continue
         expected = estimate(impl, graph, sizes)
         verdict = "chosen" if impl == chosen else f"{expected / best:.1f} times the chosen one"
+        if impl != chosen and mixes_examples(impl, graph):
+            verdict += "; a NaN of one example would reach the others of its batch"
         print(f"  {impl:8} about {expected / 1e3:.3g} ms forward and backward, {verdict}")
     print(f"  constants: {constants_for(sizes.device.type).source}")
 
@@ -383,7 +389,7 @@ def _run(
     else:
         out, lse = run_attention(impl, query, key, value, graph, terms, needs_lse)
         with torch.no_grad():
-            able = _resolve_listed("auto" if impl == "blocks" else impl, query, listed, terms)
+            able = _resolve_listed(impl if supports(impl, "weights") else "auto", query, listed, terms)
             alpha = run_weights(able, query, key, listed, terms.of_scores())
     _announce(listeners, out, alpha, value, listed, terms, head_gate)
     return out, lse
@@ -444,16 +450,18 @@ def _scored(
     """Checks a call that returns a number of every edge: query, key, listed graph, implementation and terms."""
     query, key, _ = check_features(query, key, key, graph)
     checked = check_terms(query, graph, **terms)
-    if impl == "blocks":
-        raise ValueError("impl='blocks' cannot return values per edge. These can: dense, scatter, gather, fused.")
     listed = graph.enumerate()
     return query, key, listed, _resolve_listed(impl, query, listed, checked), checked
 
 
 def _resolve_listed(impl: str, query: Tensor, listed: AttentionGraph, terms: Terms) -> str:
-    """Returns an implementation that makes a number of every edge; auto takes blocks where there is no edge at all."""
-    chosen = resolve(impl, listed, _sizes(query, query.shape[2]), terms.reads_edges)
-    return "scatter" if chosen == "blocks" else chosen
+    """Returns an implementation that makes a number of every edge."""
+    return resolve(impl, listed, _sizes(query, query.shape[2]), terms.reads_edges, _also(terms, "weights"))
+
+
+def _also(terms: Terms, *results: str) -> tuple[str, ...]:
+    """Returns what a call asks for that not every implementation has, beside numbers of edges."""
+    return results if terms.logit_clip is None else ("logit_clip", *results)
 
 
 def _sizes(query: Tensor, value_dim: int) -> Sizes:

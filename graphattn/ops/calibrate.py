@@ -169,7 +169,7 @@ def make_graph(kind: str, num_nodes: int, degree: int) -> AttentionGraph:
 def _is_worth_knowing(impl: str, graph: AttentionGraph, sizes: Sizes) -> bool:
     if reason_against(impl, graph, sizes, False) is not None:
         return False
-    if impl == "dense":
+    if impl in ("dense", "sdpa"):
         return graph.num_dst_nodes * graph.num_src_nodes * sizes.num_heads <= MAX_PAIRS
     is_gathered = impl in ("scatter", "gather")
     return not is_gathered or graph.num_edges * sizes.num_heads * sizes.head_dim <= MAX_GATHERED

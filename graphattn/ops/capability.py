@@ -4,11 +4,11 @@ import importlib.util
 
 import torch
 
-IMPLEMENTATIONS = ("dense", "scatter", "gather", "blocks", "fused")
+IMPLEMENTATIONS = ("dense", "scatter", "gather", "blocks", "fused", "sdpa")
 
 ARGUMENTS = (
     "edge_bias", "edge_gate", "head_gate", "edge_attr", "edge_key_weight", "edge_value_weight", "edge_type",
-    "logit_clip", "dropout_p", "head_mask", "grouped_heads", "lse", "double_backward", "torch_func",
+    "logit_clip", "dropout_p", "head_mask", "grouped_heads", "lse", "weights", "double_backward", "torch_func",
 )  # fmt: skip
 
 # Up to this many types of edges, numbers per target, head and type take less than features of every edge.
@@ -20,14 +20,18 @@ _LACKS = {
     "dense": frozenset[str](),
     "scatter": frozenset[str](),
     "gather": frozenset[str](),
-    "blocks": frozenset({"double_backward", "torch_func"}),  # torch's fused dense kernels have no second derivative
+    # torch's fused dense kernels have no second derivative
+    "blocks": frozenset({"weights", "double_backward", "torch_func"}),
     "fused": frozenset({"double_backward", "torch_func"}),
+    "sdpa": frozenset(ARGUMENTS) - {"head_gate", "grouped_heads"},
 }
 # looked up once: every choice of `auto` asks
 _HAS_NUMBA = importlib.util.find_spec("numba") is not None
 _HAS_TRITON = importlib.util.find_spec("triton") is not None  # comes with torch for CUDA
 _DEVICES = {"fused": ("cpu", "cuda") if _HAS_TRITON else ("cpu",)}  # the others run wherever torch does
-_UNPROVED = {"fused": ("cuda",)}  # kernels that only the interpreter has run: `auto` leaves them to whoever names them
+# Where `auto` leaves an implementation to whoever names it: kernels that only the interpreter has run, and a way that
+# was found faster on CPUs only.
+_UNPROVED = {"fused": ("cuda",), "sdpa": ("cuda", "mps")}
 
 
 def supports(impl: str, argument: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> bool:
@@ -36,7 +40,8 @@ def supports(impl: str, argument: str, dtype: torch.dtype = torch.float32, devic
     Args:
         impl: one of `IMPLEMENTATIONS`.
         argument: one of `ARGUMENTS`: an argument of `graph_attention`, or `head_mask`, `grouped_heads`, `lse`,
-            `double_backward`, `torch_func` (`torch.func.vmap`, `grad`, `jvp` and forward-mode derivatives).
+            `weights` (numbers of every edge, of which logits are others), `double_backward`, `torch_func`
+            (`torch.func.vmap`, `grad`, `jvp` and forward-mode derivatives).
         dtype, device: of the query.
 
     Raises:
@@ -65,7 +70,7 @@ def runs_on(impl: str, device: torch.device | str) -> bool:
 
 
 def is_proved(impl: str, device: torch.device | str) -> bool:
-    """Returns whether the kernels of an implementation have run on such a device, and not in an interpreter alone."""
+    """Returns whether `auto` may take an implementation on such a device, where it has run and been measured."""
     return torch.device(device).type not in _UNPROVED.get(impl, ())
 
 

@@ -31,7 +31,8 @@ from tests.ops.graphs import GRAPHS, NUM_HEADS, block, edges, with_blocks
 
 HEAD_DIM, VALUE_DIM, EDGE_DIM = 5, 7, 2
 FAST = [impl for impl in IMPLEMENTATIONS if impl != "dense"]
-PER_EDGE = [impl for impl in IMPLEMENTATIONS if impl != "blocks"]  # those that return a number per edge
+PER_EDGE = [impl for impl in IMPLEMENTATIONS if supports(impl, "weights")]
+WITH_TERMS = [impl for impl in IMPLEMENTATIONS if supports(impl, "edge_bias")]  # and dropout and lse: all but sdpa
 SEED = torch.tensor(2**40 + 1234)
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
 
@@ -160,8 +161,10 @@ def reads_edges(inputs: Inputs) -> bool:
 def serves(impl: str, graph: AttentionGraph, inputs: Inputs) -> bool:
     """Whether the implementation can serve the call, said independently of dispatch.
 
-    `gather` needs targets of one degree, `blocks` the edges of each target in one piece.
+    `gather` needs targets of one degree, `blocks` the edges of each target in one piece, `sdpa` a plain call.
     """
+    if impl == "sdpa":
+        return graph.head_mask is None and not reads_edges(inputs) and "logit_clip" not in inputs
     if impl == "gather":
         degree = torch.bincount(graph.edge_index[1], minlength=graph.num_dst_nodes)
         return len(set(degree.tolist())) == 1 and graph.num_edges > 0
@@ -193,7 +196,7 @@ def test_output_and_gradients_equal_those_of_dense(graph: AttentionGraph, terms:
             graph_attention(graph=graph, impl=impl, **inputs)
 
 
-@pytest.mark.parametrize("impl", FAST)
+@pytest.mark.parametrize("impl", [impl for impl in FAST if supports(impl, "lse")])
 @pytest.mark.parametrize("terms", ["nothing else", "everything"])
 @pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS)
 def test_log_sum_exp_and_its_gradients_equal_those_of_dense(graph: AttentionGraph, terms: str, impl: str) -> None:
@@ -244,7 +247,8 @@ def test_large_logits_agree(name: str, impl: str, factor: float) -> None:
 @pytest.mark.parametrize("name", ["window", "full", "blocks and edges", "cross", "three keys each"])
 def test_strided_inputs_give_the_same_answer(name: str, impl: str) -> None:
     graph = GRAPHS[name]
-    inputs = features(graph) | TERMS["everything"](graph.num_edges, NUM_HEADS)
+    terms = TERMS["everything" if impl in WITH_TERMS else "nothing else"]
+    inputs = features(graph) | terms(graph.num_edges, NUM_HEADS)
 
     def strided(x: Any) -> Any:
         if not isinstance(x, Tensor) or x.dim() == 0:
@@ -255,6 +259,8 @@ def test_strided_inputs_give_the_same_answer(name: str, impl: str) -> None:
     assert not scattered["query"].is_contiguous() and torch.equal(scattered["query"], inputs["query"])
     if serves(impl, graph, inputs):
         assert_close(attend(graph, impl, scattered), attend(graph, "dense", inputs), **EXACT)
+        if "edge_bias" not in inputs:
+            return
         column = inputs["edge_bias"][:, :1]
         expanded = graph_attention(graph=graph, impl=impl, **inputs | {"edge_bias": column.expand(-1, NUM_HEADS)})
         assert_close(expanded, graph_attention(graph=graph, impl=impl, **inputs | {"edge_bias": column}), **EXACT)
@@ -265,7 +271,8 @@ def check_random_graph(graph: AttentionGraph, terms: str) -> None:
     expected = attend(graph, "dense", inputs)
     sizes = dispatch.Sizes(NUM_HEADS, HEAD_DIM, VALUE_DIM, torch.float64, torch.device("cpu"))
     for impl in FAST:
-        if dispatch.reason_against(impl, graph, sizes, reads_edges(inputs)) is None:
+        also = ("logit_clip",) if "logit_clip" in inputs else ()
+        if dispatch.reason_against(impl, graph, sizes, reads_edges(inputs), also) is None:
             assert_close(attend(graph, impl, inputs), expected, **EXACT)
 
 
@@ -392,7 +399,7 @@ def test_errors_are_at_most_twice_those_of_dense(
         check_accuracy(graph, impl, dtype, inputs, floor=torch.finfo(dtype).eps / 4)
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", WITH_TERMS)
 def test_half_precision_is_summed_in_float32(impl: str) -> None:
     # 4096 equal weights of value one: a float16 sum of products would stall at 2048
     graph = full(4096, dst_sizes=1) if impl == "blocks" else full(4096, dst_sizes=1).enumerate()
@@ -421,7 +428,7 @@ def test_autocast_takes_mixed_dtypes_and_keeps_sums_in_float32(impl: str) -> Non
 # --- corner cases --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", WITH_TERMS)
 @pytest.mark.parametrize("name", ["lonely nodes", "no edges", "blocks and edges", "two blocks of a target"])
 def test_a_target_without_edges_gets_exactly_zero(name: str, impl: str) -> None:
     graph = GRAPHS[name]
@@ -435,7 +442,7 @@ def test_a_target_without_edges_gets_exactly_zero(name: str, impl: str) -> None:
     assert all(results[f"gradient of {name}"].isfinite().all() for name in ("query", "key", "value"))
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", WITH_TERMS)
 @pytest.mark.parametrize("name", ["window", "full", "padded staircases", "blocks and edges", "three keys each"])
 def test_a_target_whose_logits_are_all_minus_infinity_gets_exactly_zero(name: str, impl: str) -> None:
     graph = GRAPHS[name]
@@ -502,7 +509,7 @@ def test_a_nan_never_leaves_its_block(name: str, terms: str) -> None:
     assert all(grad[first:].isfinite().all() and grad[first:].abs().max() > 0 for grad in grads)
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", WITH_TERMS)
 def test_a_head_may_see_nothing(impl: str) -> None:
     listed = GRAPHS["three keys each"].edge_index
     mask = torch.ones(listed.shape[1], NUM_HEADS, dtype=torch.bool)
@@ -521,7 +528,7 @@ def test_a_head_may_see_nothing(impl: str) -> None:
 # --- randomness ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", WITH_TERMS)
 def test_without_a_seed_every_call_drops_other_edges_and_manual_seed_rules_them(impl: str) -> None:
     graph = GRAPHS["full"]
 
@@ -535,7 +542,7 @@ def test_without_a_seed_every_call_drops_other_edges_and_manual_seed_rules_them(
     assert torch.equal(draw(), first) and torch.equal(draw(), second)
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", WITH_TERMS)
 def test_dropping_everything_leaves_zero_and_dropping_nothing_ignores_the_seed(impl: str) -> None:
     graph = GRAPHS["full"]
     nothing_left = attend(graph, impl, features(graph) | {"dropout_p": 1.0, "seed": SEED})
@@ -661,7 +668,7 @@ def test_weights_of_half_precision_come_from_unrounded_logits() -> None:
         assert_close(alpha.double(), exact, rtol=torch.finfo(torch.bfloat16).eps, atol=1e-6)
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", WITH_TERMS)
 @pytest.mark.parametrize("name", ["full", "window", "lonely nodes"])
 def test_parts_merge_by_their_log_sum_exp_into_the_union(name: str, impl: str) -> None:
     whole = GRAPHS[name]
@@ -794,7 +801,7 @@ def tiny(impl: str) -> tuple[Callable[..., tuple[Tensor, ...]], list[Tensor]]:
     return function, tensors
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", WITH_TERMS)
 def test_gradients_are_those_of_finite_differences(impl: str) -> None:
     assert torch.autograd.gradcheck(*tiny(impl))
 
@@ -805,10 +812,12 @@ def test_second_derivatives_are_those_of_finite_differences(impl: str) -> None:
 
 
 @pytest.mark.parametrize("terms", ["nothing else", "logit_clip", "everything"])
-@pytest.mark.parametrize("impl", ["blocks", "fused"])
+@pytest.mark.parametrize("impl", ["blocks", "fused", "sdpa"])
 def test_a_second_derivative_is_refused_with_the_way_out(impl: str, terms: str) -> None:
     graph = GRAPHS["full"]
     inputs = features(graph) | TERMS[terms](graph.num_edges, NUM_HEADS)
+    if not serves(impl, graph, inputs):
+        return
     query = inputs.pop("query").requires_grad_()
     out = graph_attention(query, graph=graph, impl=impl, **inputs)
     (grad,) = torch.autograd.grad(out.square().sum(), query, create_graph=True)
@@ -989,10 +998,10 @@ MISTAKES: list[tuple[Inputs, type[Exception], str]] = [
     ({"dropout_p": 1.5}, VALUE, "dropout_p must lie in [0, 1], got 1.5. It is the probability"),
     ({"dropout_p": 0.5, "seed": 3}, VALUE, "seed must be a tensor with one int64 number, got int. Pass torch.tensor("),
     ({"dropout_p": 0.5, "seed": torch.ones(2)}, VALUE, "seed must be * got torch.float32 [2]. Pass torch.tensor("),
-    ({"impl": "flash"}, VALUE, "impl must be 'auto' or one of dense, scatter, gather, blocks, fused, got 'flash'."),
+    ({"impl": "flash"}, VALUE, "impl must be 'auto' or one of dense, scatter, gather, blocks, fused, sdpa, got"),
     ({"impl": "gather"}, VALUE, "cannot serve this call: it needs the same number of incoming edges, at least one, at "
-                                "every target. These can: dense, scatter, fused."),
-    ({"impl": "blocks"}, VALUE, "cannot serve this call: the graph has no block. These can: dense, scatter, fused."),
+                                "every target. These can: dense, scatter, fused, sdpa."),
+    ({"impl": "blocks"}, VALUE, "cannot serve this call: the graph has no block. These can: dense, scatter, fused, sd"),
 ]  # fmt: skip
 
 
@@ -1037,8 +1046,9 @@ def test_a_graph_without_edges_has_weights_and_logits_of_no_edge() -> None:
 
 def test_weights_by_blocks_are_refused_with_those_that_can() -> None:
     x = drawn(11, 3, 5)
-    with pytest.raises(ValueError, match=r"impl='blocks' cannot return values per edge\. These can: dense, scatter"):
-        attention_weights(x, x, GRAPHS["full"], impl="blocks")
+    for impl in ("blocks", "sdpa"):
+        with pytest.raises(ValueError, match=rf"impl='{impl}' cannot serve this call: it has no weights.*dense, scat"):
+            attention_weights(x, x, GRAPHS["full"], impl=impl)
 
 
 def test_fused_without_numba_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from graphattn.ops import (
     IMPLEMENTATIONS,
     _costs,
     attention_with_lse,
+    attention_with_weights,
     capability,
     explain,
     graph_attention,
@@ -77,7 +78,8 @@ def call(impl: str, argument: str, dtype: torch.dtype) -> None:
 
         assert torch.func.vmap(torch.func.grad(loss))(queries).abs().max() > 0
         return
-    function: Callable[..., Any] = attention_with_lse if argument == "lse" else graph_attention
+    functions: dict[str, Callable[..., Any]] = {"lse": attention_with_lse, "weights": attention_with_weights}
+    function = functions.get(argument, graph_attention)
     query: Tensor = inputs["query"].requires_grad_()
     result = function(**inputs, impl=impl)
     total = sum(
@@ -109,12 +111,12 @@ def test_the_table_names_every_argument_that_an_implementation_might_lack() -> N
 def test_fused_runs_where_it_has_kernels_and_the_others_wherever_torch_does() -> None:
     assert runs_on("fused", "cpu") and not runs_on("fused", "mps")
     assert not supports("fused", "edge_bias", device="mps")
-    assert all(supports(impl, "edge_bias", device="mps") for impl in IMPLEMENTATIONS if impl != "fused")
-    assert not any(supports(impl, "edge_bias", dtype=torch.int64) for impl in IMPLEMENTATIONS)
+    assert all(supports(impl, "head_gate", device="mps") for impl in IMPLEMENTATIONS if impl != "fused")
+    assert not any(supports(impl, "head_gate", dtype=torch.int64) for impl in IMPLEMENTATIONS)
 
 
 def test_unknown_names_are_refused_with_the_valid_ones() -> None:
-    with pytest.raises(ValueError, match="'auto' or one of dense, scatter, gather, blocks, fused, got 'flash'"):
+    with pytest.raises(ValueError, match="'auto' or one of dense, scatter, gather, blocks, fused, sdpa, got 'flash'"):
         supports("flash", "edge_bias")
     with pytest.raises(ValueError, match=r"argument must be one of edge_bias, .*, got 'bias'. Check the spelling"):
         supports("dense", "bias")

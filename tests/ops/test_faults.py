@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from graphattn.connectivity import full
 from graphattn.graph import AttentionGraph, disjoint_union
-from graphattn.ops import IMPLEMENTATIONS, graph_attention
+from graphattn.ops import IMPLEMENTATIONS, graph_attention, supports
 from graphattn.ops.capability import has_numba
 
 needs_numba = pytest.mark.skipif(not has_numba(), reason="the kernels are Numba's")
@@ -40,12 +40,14 @@ def graph_for(impl: str) -> AttentionGraph:
 
 
 def results(impl: str, graph: AttentionGraph) -> list[Tensor]:
-    """Output and gradients of a call that is worth more than one thread, per-edge terms and dropout included."""
+    """Output and gradients of a call that is worth more than one thread, with per-edge terms and dropout if served."""
     generator = torch.Generator().manual_seed(1)
     shapes = [(graph.num_dst_nodes, 4, 16)] * 3 + [(graph.num_edges, 4)]
     leaves = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
-    query, key, value, edge_bias = leaves
-    out = graph_attention(query, key, value, graph, edge_bias=edge_bias, dropout_p=0.2, seed=torch.tensor(5), impl=impl)
+    terms: dict[str, Any] = {"edge_bias": leaves[3], "dropout_p": 0.2, "seed": torch.tensor(5)}
+    if not supports(impl, "edge_bias"):
+        terms, leaves = {}, leaves[:3]
+    out = graph_attention(*leaves[:3], graph, **terms, impl=impl)
     return [out.detach(), *torch.autograd.grad(out.square().sum(), leaves)]
 
 
@@ -195,7 +197,7 @@ def test_without_numba_auto_takes_the_next_best_and_the_named_one_says_how_to_ge
         print(json.dumps({"taken": taken, "error": str(error)}))
     """
     found = json.loads(output_of(code))
-    assert found["taken"][0] in ("gather", "dense") and "fused" not in found["taken"]
+    assert found["taken"][0] in ("gather", "dense", "sdpa") and "fused" not in found["taken"]
     assert found["error"].startswith("impl='fused' cannot serve this call: Numba is not installed (pip install numba).")
     assert "These can: dense, scatter, gather" in found["error"]
 
