@@ -12,6 +12,7 @@ from graphattn.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+TRAINED = [path for path in EXAMPLES if '"--steps"' in path.read_text(encoding="utf-8")]  # a minute each
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONSOLE = "".join(re.findall(r"^```console\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL))
 COMMANDS = re.findall(r"^\$ graphattn (.*)\n((?:(?!\$ ).*\n)*)", CONSOLE, flags=re.MULTILINE)
@@ -19,18 +20,29 @@ COMMANDS = re.findall(r"^\$ graphattn (.*)\n((?:(?!\$ ).*\n)*)", CONSOLE, flags=
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[path.stem for path in EXAMPLES])
 def test_example_ends_with_the_line_that_it_promises(example: Path, tmp_path: Path) -> None:
+    check_example(example, tmp_path, *(("--steps", "12") if example in TRAINED else ()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", TRAINED, ids=[path.stem for path in TRAINED])
+def test_example_learns_what_it_asserts_in_all_its_steps(example: Path, tmp_path: Path) -> None:
+    check_example(example, tmp_path)
+
+
+def check_example(example: Path, folder: Path, *arguments: str) -> None:
     text = example.read_text(encoding="utf-8")
-    promised = re.search(r"[Tt]he last line reads\n\n    (.*)\n", text)[1]
+    promised = re.search(r"[Tt]he last line\s+reads\n\n    (.*)\n", text)[1]
     code = f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); runpy.run_path({str(example)!r})"
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines()[-1] == promised
-    assert not list(tmp_path.iterdir())  # a tutorial leaves nothing behind
+    assert not list(folder.iterdir())  # a tutorial leaves nothing behind
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[path.stem for path in EXAMPLES])
 def test_example_says_how_it_is_run(example: Path) -> None:
-    assert f"\n    python examples/{example.name}\n" in example.read_text(encoding="utf-8")
+    command = rf"\n    python examples/{re.escape(example.name)}( \[[A-Z]+\.\w+\])?\n"
+    assert re.search(command, example.read_text(encoding="utf-8"))
 
 
 def test_masks_of_the_second_example_take_five_lines_each() -> None:

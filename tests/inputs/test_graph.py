@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
+from graphattn.connectivity import full, sliding_window
 from graphattn.data import from_data, make_loader
 from graphattn.graph import AttentionGraph
 from graphattn.inputs import (
@@ -152,6 +153,61 @@ def test_full_attention_stays_in_blocks_where_nothing_is_said_of_edges() -> None
     assert listed.graph.blocks is None and listed.bond is not None
     without = GraphCollate((Bonds(),), edge_features=False)(RECORDS)
     assert without.edge_attr is None and without.bond is None
+
+
+# --- a batch of any graph -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("x", [torch.arange(36).view(18, 2), torch.randn(18, 5)], ids=["categories", "numbers"])
+def test_a_batch_of_any_graph_tells_its_graphs_apart_by_the_offsets(x: Tensor) -> None:
+    graph = sliding_window(torch.tensor([11, 0, 7]), radius=2)
+    y = torch.randn(3, 1)
+    batch = GraphBatch.of(x, graph, y)
+    assert batch.x is x and batch.graph is graph and batch.y is y
+    assert batch.num_graphs == 3 and batch.index.tolist() == [-1] * 3
+    assert batch.batch.tolist() == [0] * 11 + [2] * 7
+    assert batch.node.tolist() == list(range(18)) and not batch.virtual.any() and batch.num_virtual == 0
+    others = (batch.edge_attr, batch.bond, batch.edge_type, batch.type_edge, batch.distance, batch.positions)
+    assert others == (None,) * 6
+
+
+def test_a_batch_of_one_graph_needs_no_offsets_and_no_labels() -> None:
+    batch = GraphBatch.of(torch.zeros(13, 3), full(13).enumerate())
+    assert batch.num_graphs == 1 and batch.batch.tolist() == [0] * 13 and batch.y is None
+    empty = GraphBatch.of(torch.zeros(0, 3), full(torch.tensor([], dtype=torch.int64)))
+    assert empty.num_graphs == 0 and empty.batch.numel() == empty.node.numel() == 0
+
+
+def test_a_batch_of_the_full_graph_is_what_the_collation_makes_of_it() -> None:
+    records = [molecule(11, 1), molecule(0), molecule(7, 2)]
+    collated = GraphCollate((Full(),), edge_features=False)(records)
+    x, y = (torch.cat([getattr(record, field) for record in records]) for field in ("x", "y"))
+    assert_same(GraphBatch.of(x, full(torch.tensor([11, 0, 7])), y), collated)
+
+
+def test_a_batch_of_any_graph_moves_and_leaves_what_it_was_made_of() -> None:
+    graph = sliding_window(torch.tensor([5, 3]), radius=1)
+    batch = GraphBatch.of(torch.randn(8, 2), graph, torch.zeros(2, 1))
+    moved = batch.to("meta")
+    assert moved.x.device.type == moved.graph.device.type == moved.node.device.type == "meta"
+    assert graph.device.type == batch.x.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    "x, graph, advice",
+    [
+        (torch.zeros(7, 2), full(8), "got [7, 2] and 8 sources, 8 targets. Give each node one row."),
+        (torch.zeros(8), full(8), "x must have shape [num_nodes, num_features]"),
+        (torch.zeros(2, 4, 3), full(8), "got [2, 4, 3]"),
+        (torch.zeros(8, 2), full(8).keep_sources(torch.arange(8) < 5).compact_sources()[0], "got [8, 2] and 5 sources"),
+    ],
+    ids=["too few rows", "no features", "three axes", "cross attention"],
+)
+def test_a_batch_of_features_that_do_not_fit_the_graph_is_refused(
+    x: Tensor, graph: AttentionGraph, advice: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(advice)):
+        GraphBatch.of(x, graph)
 
 
 # --- a function of its records -------------------------------------------------------------------------------------
