@@ -99,8 +99,8 @@ for layer, read_by in enumerate(step for step in recording.steps if step.kind ==
 if arguments.picture:
     written = [letters[place] for place in piece.x[:, 0].tolist()]
     pathways = ga.viz.pathways(recording, labels=["␣" if letter == " " else repr(letter)[1:-1] for letter in written])
-    # what the last character holds: the strongest edges, up to half of the influence on it
-    print(ga.viz.save_picture(ga.viz.draw_layers(pathways.prune(0.5, outputs=[context - 1])), arguments.picture))
+    # what the last character holds: the strongest edges, up to nine tenths of the influence on it
+    print(ga.viz.save_picture(ga.viz.draw_layers(pathways.prune(0.9, outputs=[context - 1])), arguments.picture))
 if steps >= STEPS:
     assert bits["held out"] < 3.2 < entropy
 direct, read = attend.to_mask().split([context, summarise.num_dst_nodes], 1)
