@@ -86,9 +86,10 @@ def one_layer(pathways: Pathways, layer: int | None = None, *, with_itself: bool
     kinds = pathways.node_kind.numpy()[pathways.edge_index.numpy()[:, chosen]]
     if (kinds != pathways.node_kinds.index("element")).any():
         names = sorted({pathways.node_kinds[kind] for kind in kinds.ravel().tolist()} - {"element"})
+        advice = "" if "pooled" in names else ", or merge the layers: graphattn.viz.merged(pathways)"  # these stay
         raise ValueError(
-            f"layer {layers[0]} has {' and '.join(names)} nodes, which are no elements of the input. Use draw_layers, "
-            "or merge the layers: graphattn.viz.merged(pathways)."
+            f"layer {layers[0]} has {' and '.join(names)} nodes, which are no elements of the input. Use draw_layers"
+            f"{advice}."
         )
     element = pathways.element.numpy()
     src, dst = element[pathways.edge_index.numpy()]
