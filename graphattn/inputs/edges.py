@@ -13,7 +13,6 @@ from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar, Protocol
 
 import numpy as np
-import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -146,6 +145,7 @@ def ring_systems(bonds: AttentionGraph) -> Tensor:
     tensor([0, 0, 0, 1])
     """
     import networkx
+    import scipy.sparse
 
     src, dst = bonds.edge_index.tolist()
     graph = networkx.Graph(edge for edge in zip(src, dst, strict=True) if edge[0] != edge[1])

@@ -31,12 +31,13 @@ from graphattn.nn import (
     SubsetHeadGate,
     SuccessiveHalvingPool,
 )
-from graphattn.selection import is_drawable, spec_of_each_layer
+from graphattn.nn.combiner import Clusters
+from graphattn.ops.capability import IMPLEMENTATIONS, supports
+from graphattn.selection import Ramp, SubsampleHops, SubsampleLocal, TopKEdges, is_drawable, spec_of_each_layer
 
 NORMS = {"batch": NodeNorm, "layer": nn.LayerNorm}
 GATES: dict[str, type[HeadGate]] = {
-    gate.__name__: gate
-    for gate in (SubsetHeadGate, StraightThroughHeadGate, HardConcreteHeadGate, ImportanceHeadGate)
+    gate.__name__: gate for gate in (SubsetHeadGate, StraightThroughHeadGate, HardConcreteHeadGate, ImportanceHeadGate)
 }
 EDGE_TERMS = ("key", "value", "bias", "gate")
 NAMED_SIZES = {
@@ -54,7 +55,7 @@ class GraphTransformerConfig(GraphModelConfig):
     Args:
         num_tasks: width of the output.
         embed_dim, num_heads, num_layers: size of the trunk; `NAMED_SIZES` holds named ones.
-        edge_dim: width of edge features; 0 ignores them.
+        edge_dim: width of edge features; 0 ignores them, as it must be where `connect` leaves no layer to read them.
         edge_terms: where edge features enter, of "key", "value", "bias", "gate".
         ffn_ratio: hidden width of the feed-forward part over embed_dim.
         dropout_p: dropout of features.
@@ -81,7 +82,8 @@ class GraphTransformerConfig(GraphModelConfig):
         impl: implementation of attention.
 
     Raises:
-        ValueError: for a name that is none of these, suggesting the nearest, and for sizes that do not fit.
+        ValueError: for a name that is none of these, suggesting the nearest, for sizes that do not fit, and for parts
+            that do not compose; `docs/composition.md` lists those.
 
     >>> GraphTransformerConfig.from_size("tiny", readout="mean").embed_dim
     32
@@ -106,8 +108,8 @@ class GraphTransformerConfig(GraphModelConfig):
         super().__post_init__()
         object.__setattr__(self, "score", as_line(self.score, SCORES, "score"))
         object.__setattr__(self, "connect", as_line(self.connect, CONNECTIONS, "connect"))
-        object.__setattr__(self, "kept_heads", tuple(map(tuple, self.kept_heads)))
-        self._check_seats()
+        object.__setattr__(self, "head_gate", self.head_gate or "")
+        object.__setattr__(self, "kept_heads", _as_tuples(self.kept_heads))
         check_name(self.norm, NORMS, "norm")
         for term in self.edge_terms:
             check_name(term, EDGE_TERMS, "edge_terms")
@@ -126,11 +128,15 @@ class GraphTransformerConfig(GraphModelConfig):
                 f"readout {self.readout!r} needs the nodes of the data, got pool_layers = {list(self.pool_layers)}, "
                 "which leave fewer. Read out by sum, mean, max or pool, or leave pool_layers out."
             )
-
+        self._check_seats()
 
     def connections(self) -> tuple[Any, ...]:
         """Returns what takes the place of attention in each layer, None where it is the plain one."""
         return spec_of_each_layer(read_seat(self.connect, CONNECTIONS, "connect"), self.num_layers)
+
+    def reads_edges(self, layer: int) -> bool:
+        """Returns whether a layer reads features of edges: a plain one, below the first pool."""
+        return bool(self.edge_dim) and not self._is_above_a_pool(layer) and self.connections()[layer] is None
 
     def make_head_gate(self) -> HeadGate | None:
         """Makes the gate over all heads of all layers, or returns None."""
@@ -141,12 +147,55 @@ class GraphTransformerConfig(GraphModelConfig):
     def _check_seats(self) -> None:
         if not self.score.strip():
             raise ValueError("score must name a score, got ''. Write 'DotProduct()'.")
-        for layer, (select, connect) in enumerate(zip(self.selections(), self.connections(), strict=True)):
-            if select is not None and connect is not None:
-                raise ValueError(
-                    f"layer {layer} has both select, {select}, and connect, {connect}: a Combiner covers the whole "
-                    "support by summaries, of which a selection would leave holes. Use PerLayer with None for one."
-                )
+        if self.num_heads < 1 or self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"num_heads must divide embed_dim, got {self.num_heads} heads for width {self.embed_dim}. Each head "
+                "has an equal share of it."
+            )
+        layers = list(zip(self.selections(), self.connections(), strict=True))
+        for layer, (select, connect) in enumerate(layers):
+            self._check_layer(layer, select, connect)
+        if self.edge_dim and layers and not any(map(self.reads_edges, range(self.num_layers))):
+            raise ValueError(
+                f"edge_dim = {self.edge_dim} needs a layer that reads features of edges, but connect, {self.connect}, "
+                "stands in all of those below the first pool. Set edge_dim = 0, or leave one of them plain by PerLayer "
+                "with None."
+            )
+        if self.attention_dropout_p and not _serves(self.impl, "dropout_p"):
+            raise ValueError(
+                f"impl {self.impl!r} has no dropout of weights, got attention_dropout_p = {self.attention_dropout_p}. "
+                "Set it to 0, or take impl 'auto'."
+            )
+        if self.edge_dim and layers and (self.impl == "blocks" or not _serves(self.impl, "edge_bias")):
+            raise ValueError(
+                f"impl {self.impl!r} serves no layer that reads features of edges, which have to be listed for them, "
+                f"got edge_dim = {self.edge_dim}. Set edge_dim = 0, or take impl 'auto'."
+            )
+        self._check_heads()
+
+    def _check_layer(self, layer: int, select: Any, connect: Any) -> None:
+        """Raises if a layer cannot be what its seats say, whatever the data."""
+        if select is not None and connect is not None:
+            raise ValueError(
+                f"layer {layer} has both select, {select}, and connect, {connect}: a Combiner covers the whole "
+                "support by summaries, of which a selection would leave holes. Use PerLayer with None for one."
+            )
+        needed = _needs_of_data(select) or _needs_of_data(connect)
+        if needed and self._is_above_a_pool(layer):
+            raise ValueError(
+                f"layer {layer} has {select or connect}, which needs {needed}, and stands above a pool, pool_layers = "
+                f"{list(self.pool_layers)}, which leaves all pairs of fewer nodes and no more. Use PerLayer with None "
+                "there."
+            )
+        is_learned = isinstance(select, TopKEdges)
+        lists = is_learned or isinstance(select.start if isinstance(select, Ramp) else select, SubsampleHops)
+        if (self.impl == "blocks" and lists) or (is_learned and not _serves(self.impl, "edge_bias")):
+            raise ValueError(
+                f"impl {self.impl!r} cannot serve layer {layer} with select, {select}: what that keeps are listed "
+                f"edges{' with a bias' if is_learned else ''}. Take impl 'auto', or another selection."
+            )
+
+    def _check_heads(self) -> None:
         if self.kept_heads and self.head_gate:
             raise ValueError(
                 f"a model has head_gate, {self.head_gate}, before it is pruned, and kept_heads after that; got both. "
@@ -157,14 +206,20 @@ class GraphTransformerConfig(GraphModelConfig):
                 f"kept_heads must have a list for each of {self.num_layers} layers, got {len(self.kept_heads)}. An "
                 "empty list is a layer without heads."
             )
-        if not all(0 <= head < self.num_heads for heads in self.kept_heads for head in heads):
-            raise ValueError(
-                f"kept_heads must hold numbers of heads from 0 to {self.num_heads - 1}, got "
-                f"{[list(heads) for heads in self.kept_heads]}. They count the heads before pruning."
-            )
+        for heads in self.kept_heads:
+            if len(set(heads)) < len(heads) or any(
+                isinstance(head, bool) or not isinstance(head, int) or not 0 <= head < self.num_heads for head in heads
+            ):
+                raise ValueError(
+                    f"kept_heads must hold numbers of heads from 0 to {self.num_heads - 1}, each once in its layer, "
+                    f"got {[list(heads) for heads in self.kept_heads]}. They count the heads before pruning."
+                )
         if self.head_gate:
             with torch.random.fork_rng(devices=[]):
                 self.make_head_gate()
+
+    def _is_above_a_pool(self, layer: int) -> bool:
+        return any(layer >= pool for pool in self.pool_layers)
 
 
 class GraphTransformer(GraphModel):
@@ -206,7 +261,7 @@ class GraphTransformer(GraphModel):
                 select=None if is_drawable(select) else select,
                 connect=connect,
                 num_heads=len(config.kept_heads[layer]) if config.kept_heads else config.num_heads,
-                has_edges=layer in self._levels[0] and connect is None,
+                has_edges=config.reads_edges(layer),
             )
             for layer, (select, connect) in enumerate(zip(config.selections(), config.connections(), strict=True))
         )
@@ -306,7 +361,7 @@ class Block(nn.Module):
             score=read_seat(config.score, SCORES, "score"),
             select=select,
             connect=connect,
-            edge=EdgeTerms(config.edge_dim, **terms) if config.edge_dim and has_edges else None,
+            edge=EdgeTerms(config.edge_dim, **terms) if has_edges else None,
             dropout_p=config.attention_dropout_p,
             impl=config.impl,
         )
@@ -327,3 +382,25 @@ class Block(nn.Module):
         edges = {} if self.attention.edge is None else {"edge_attr": edge_attr, "edge_type": edge_type}
         h = h + self.dropout(self.attention(self.attention_norm(h), graph, head_gate=head_gate, **edges))
         return h + self.dropout(self.ffn(self.ffn_norm(h)))
+
+
+def _as_tuples(kept: Any) -> tuple[tuple[int, ...], ...]:
+    """Returns heads of each layer, as YAML or a gate lists them, as tuples; None is all heads."""
+    kept = () if kept is None else kept
+    if not all(isinstance(heads, tuple | list) for heads in kept):
+        raise ValueError(f"kept_heads must hold a list of heads for each layer, got {kept!r}. Pass gate.kept().")
+    return tuple(map(tuple, kept))
+
+
+def _needs_of_data(spec: Any) -> str | None:
+    """Returns what a selection or connection reads of the data beside who may read whom."""
+    spec = spec.start if isinstance(spec, Ramp) else spec
+    if isinstance(spec, SubsampleLocal):
+        return None if spec.shape is None else f"the grid {spec.shape}"
+    kind = spec.steps if isinstance(spec, SubsampleHops) else spec.kind if isinstance(spec, Clusters) else None
+    return None if kind in (None, "full") else f"edges of kind {kind!r}"
+
+
+def _serves(impl: str, argument: str) -> bool:
+    """Returns whether an implementation, or for "auto" some, takes an argument of the verb."""
+    return impl not in IMPLEMENTATIONS or supports(impl, argument)

@@ -104,7 +104,7 @@ def _value(node: ast.AST, names: Mapping[str, Callable[..., Any]], field: str) -
         return names[name.id](*arguments, **keywords)
     except TypeError as error:
         shown = ", ".join(inspect.signature(names[name.id]).parameters)
-        raise ValueError(f"{field}: {error}. It is {name.id}({shown}).") from error
+        raise ValueError(f"{field}: {str(error).rstrip('.')}. It is {name.id}({shown}).") from error
     except ValueError as error:
         raise ValueError(f"{field}: {error}") from error
 

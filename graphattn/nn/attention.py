@@ -71,6 +71,7 @@ class GraphAttention(nn.Module):
         impl: implementation of the verb.
 
     Raises:
+        TypeError: if a seat is given something else than a spec.
         ValueError: if heads do not divide the width, dropout_p is no probability, or the score cannot serve such a
             layer.
 
@@ -99,6 +100,12 @@ class GraphAttention(nn.Module):
         impl: str = "auto",
     ):
         super().__init__()
+        for name, seat in (("score", score), ("select", select), ("connect", connect), ("edge", edge)):
+            if not hasattr(seat, "build") and (seat is not None or name == "score"):
+                raise TypeError(
+                    f"{name} must be a spec that builds its module, got {seat!r}. A Ramp or PerLayer is of a model, "
+                    "which counts steps and layers: give the layer one of the specs in it."
+                )
         num_key_heads = num_heads if num_key_heads is None else num_key_heads
         source_dim = embed_dim if source_dim is None else source_dim
         for name, number, smallest in (

@@ -97,8 +97,11 @@ def _missing_compiler(impl: str, device: torch.device) -> str | None:
 
 
 def mixes_examples(impl: str, graph: AttentionGraph) -> bool:
-    """Returns whether a NaN of one example of a batch would reach the others; `auto` takes another way then."""
-    return impl in _MOST_PAIRS and graph.num_graphs > 1
+    """Returns whether a NaN of one example of a batch could reach the others; `auto` takes another way then.
+
+    A graph between two sets of nodes may hold several examples without knowing of them.
+    """
+    return impl in _MOST_PAIRS and (graph.num_graphs > 1 or not graph.is_square)
 
 
 def estimate(impl: str, graph: AttentionGraph, sizes: Sizes) -> float:

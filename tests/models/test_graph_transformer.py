@@ -7,14 +7,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.testing import assert_close
 from torch_geometric.data import Data
 
 from graphattn.inputs import GraphBatch, GraphCollate, parse_edges
 from graphattn.models import NAMED_SIZES, GraphTransformer, GraphTransformerConfig
-from graphattn.models.graph_transformer import NORMS
-from graphattn.selection import SubsampleSources
+from graphattn.models.graph_transformer import GATES, NORMS
+from graphattn.nn import Pairwise, Symmetric, prune
+from graphattn.nn.combiner import Fixed
+from graphattn.selection import PerLayer, SubsampleSources
 from graphattn.viz import record
 from tests.inputs.molecules import molecule, permuted
 
@@ -466,3 +469,157 @@ def test_layers_above_a_pool_draw_from_what_it_leaves() -> None:
 def test_pools_that_do_not_fit_are_refused(options: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         GraphTransformerConfig(**options)
+
+
+# --- scores, connections, gates and pruned sizes -------------------------------------------------------------------
+
+GATED = "StraightThroughHeadGate(num_keep=3)"
+
+
+def test_the_new_seats_are_given_as_specs_or_as_their_lines_and_come_back_from_yaml() -> None:
+    connect = PerLayer(None, Fixed(segment=4, summary="mean"))
+    config = GraphTransformerConfig(
+        num_layers=2, score=Symmetric(), connect=connect, kept_heads=[[0, 2], []],  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert config.connections() == connect.specs and config.score == "Symmetric()"
+    assert config.kept_heads == ((0, 2), ())
+    values = yaml.safe_load(yaml.safe_dump(config.to_dict()))
+    assert values["kept_heads"] == [[0, 2], []]
+    assert GraphTransformerConfig.from_dict(values) == config
+    gated = GraphTransformerConfig(num_layers=2, score="Pairwise(init='identity')", head_gate=GATED)
+    assert GraphTransformerConfig.from_dict(yaml.safe_load(yaml.safe_dump(gated.to_dict()))) == gated
+    left_out = GraphTransformerConfig(connect=None, head_gate=None, kept_heads=None)  # type: ignore[arg-type]
+    assert left_out == GraphTransformerConfig()
+
+
+def test_each_layer_has_the_seats_that_the_configuration_names() -> None:
+    line = f"PerLayer(None, {Fixed(segment=4)!r})"
+    model = model_of(score=repr(Pairwise(init="identity")), connect=line, head_gate=GATED)
+    plain, connected = (block.attention for block in model.blocks)
+    for attention in (plain, connected):
+        eye = torch.eye(4, dtype=torch.float64).expand(3, 4, 4)
+        assert torch.equal(attention.score.pair_weight.detach(), eye)
+    assert plain.connect is None and plain.edge is not None
+    assert connected.connect.spec == Fixed(segment=4) and connected.edge is None
+    assert (model.head_gate.num_layers, model.head_gate.num_heads, model.head_gate.num_keep) == (2, 3, 3)
+
+
+def test_identity_pairs_are_symmetric_scores() -> None:
+    symmetric, pairwise = model_of(score="Symmetric()"), model_of(score="Pairwise(init='identity')")
+    state = {name: weight for name, weight in pairwise.state_dict().items() if "pair_weight" not in name}
+    symmetric.load_state_dict(state)
+    batch = LOCAL_AND_GLOBAL(RECORDS)
+    assert_close(symmetric(batch), pairwise(batch), **EXACT)
+    saved = model_of().num_parameters() - symmetric.num_parameters()
+    assert saved == 2 * 12 * 13  # a projection of keys with its bias in each layer
+
+
+@pytest.mark.parametrize("name", sorted(GATES))
+def test_a_gate_is_called_once_and_each_layer_has_its_row(name: str) -> None:
+    model, batch = model_of(head_gate=f"{name}(num_keep=4)", dropout_p=0.0), LOCAL_AND_GLOBAL(RECORDS)
+    assert model.head_gate is not None
+    rows: list[Tensor] = []
+    for layer, block in enumerate(model.blocks):
+        block.register_forward_pre_hook(
+            lambda module, inputs, given, layer=layer: rows.append(given["head_gate"]), with_kwargs=True
+        )
+    calls: list[Tensor] = []
+    model.head_gate.register_forward_hook(lambda module, inputs, gate: calls.append(gate))
+    model(batch)
+    assert len(calls) == 1 and calls[0].shape == (2, 3) and int(calls[0].sum()) == 4
+    assert torch.equal(torch.stack(rows), calls[0])
+    plain = model_of(dropout_p=0.0)
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("head_gate")})
+    out = plain.first_level(batch)
+    for block, row in zip(plain.blocks, calls[0], strict=True):
+        out = out.with_nodes(block(out.h, *out.read_over(out.graph), head_gate=row))
+    assert_close(model(batch), plain.head(plain.read_out(out.with_nodes(plain.norm(out.h)), batch)), **EXACT)
+
+
+@pytest.mark.parametrize("kept", [[[0, 2], [1]], [[], [0, 1, 2]], [[2], []]])
+@pytest.mark.parametrize("connect", ["", "PerLayer(None, Fixed(segment=4))"])
+@pytest.mark.parametrize("score", ["DotProduct()", "Symmetric()", "Pairwise()"])
+def test_a_model_with_kept_heads_takes_the_weights_of_a_pruned_one(
+    score: str, connect: str, kept: list[list[int]]
+) -> None:
+    options = {"score": score, "connect": connect, "edge_terms": ("key", "value", "bias", "gate")}
+    num_keep = sum(map(len, kept))
+    gated = model_of(head_gate=f"ImportanceHeadGate(num_keep={num_keep})", **options)
+    for layer, heads in enumerate(kept):
+        gated.head_gate.importance[layer, heads] = 1.0
+    assert gated.head_gate.kept() == kept
+    pruned = GraphTransformer(replace(gated.config, head_gate="", kept_heads=kept)).double().eval()
+    pruned.load_state_dict(prune(gated, kept).state_dict())
+    batch = LOCAL_AND_GLOBAL(RECORDS)
+    assert_close(pruned(batch), gated(batch), **EXACT)
+    assert pruned.num_parameters() < gated.num_parameters()
+    assert [block.attention.num_heads for block in pruned.blocks] == [len(heads) for heads in kept]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"score": ""}, "score must name a score, got ''. Write 'DotProduct()'"),
+        ({"score": "Symetric()"}, "there is no 'Symetric'. Did you mean 'Symmetric'?"),
+        ({"score": "Pairwise(init='eye')"}, "init must be one of 'paper', 'identity', 'scaled', got 'eye'"),
+        ({"connect": "SubsampleSources(keep_p=0.5)"}, "connect cannot be read: there is no 'SubsampleSources'"),
+        ({"connect": "PerLayer(Fixed())"}, "must hold one spec for each of the 4 layers, got 1"),
+        ({"connect": "Fixed()"}, "edge_dim = 16 needs a layer that reads features of edges, but connect, Fixed"),
+        (
+            {"connect": "Fixed()", "select": "TopKEdges(k=3)"},
+            "layer 0 has both select, TopKEdges(k=3, score_dim=16, keep_self=False), and connect, Fixed(",
+        ),
+        (
+            {
+                "connect": "PerLayer(None, None, LogSparse(), None)",
+                "select": "PerLayer(None, None, SubsampleSources(keep_p=0.5), None)",
+            },
+            "layer 2 has both select, SubsampleSources(",
+        ),
+        (
+            {"pool_layers": (2,), "connect": "PerLayer(None, None, None, Clusters())"},
+            "layer 3 has Clusters(summary='max', log_size=False, kind='cluster', causal=False), which needs edges of "
+            "kind 'cluster', and stands above a pool, pool_layers = [2]",
+        ),
+        (
+            {
+                "pool_layers": (1,),
+                "select": "Ramp(SubsampleHops(num_hops=1, sigma=1.0), SubsampleHops(num_hops=3, sigma=1.0), 5)",
+            },
+            "layer 1 has Ramp(start=SubsampleHops(",
+        ),
+        ({"head_gate": "SubsetHeadGat(num_keep=3)"}, "there is no 'SubsetHeadGat'. Did you mean 'SubsetHeadGate'?"),
+        ({"head_gate": "SubsetHeadGate()"}, "1 required positional argument: 'num_keep'. It is SubsetHeadGate("),
+        ({"head_gate": "SubsetHeadGate(num_keep=17)"}, "head_gate: num_keep must lie in 1 to 16"),
+        ({"head_gate": "ImportanceHeadGate(num_keep=0)"}, "head_gate: num_keep must lie in 1 to 16"),
+        ({"head_gate": GATED, "kept_heads": ((0,),) * 4}, "before it is pruned, and kept_heads after that; got both"),
+        ({"kept_heads": ((0,), (1,))}, "kept_heads must have a list for each of 4 layers, got 2"),
+        ({"kept_heads": (0, 1, 2, 3)}, "kept_heads must hold a list of heads for each layer, got (0, 1, 2, 3)"),
+        ({"kept_heads": ((0, 4), (), (), ())}, "numbers of heads from 0 to 3, each once in its layer, got [[0, 4], "),
+        ({"kept_heads": ((-1,), (), (), ())}, "numbers of heads from 0 to 3, each once in its layer, got [[-1], "),
+        ({"kept_heads": ((1, 1), (), (), ())}, "each once in its layer, got [[1, 1], [], [], []]"),
+        ({"kept_heads": ((True,), (), (), ())}, "kept_heads must hold numbers of heads"),
+        ({"kept_heads": ((0, 1),) * 4, "embed_dim": 10}, "num_heads must divide embed_dim, got 4 heads for width 10"),
+        ({"impl": "blocks"}, "impl 'blocks' serves no layer that reads features of edges"),
+        ({"impl": "blocks", "edge_dim": 0, "select": "TopKEdges(k=3)"}, "impl 'blocks' cannot serve layer 0"),
+        ({"impl": "sdpa"}, "impl 'sdpa' serves no layer that reads features of edges"),
+        ({"impl": "sdpa", "edge_dim": 0, "attention_dropout_p": 0.1}, "impl 'sdpa' has no dropout of weights"),
+    ],
+)  # fmt: skip
+def test_seats_that_do_not_fit_are_refused_when_the_configuration_is_made(options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        GraphTransformerConfig(**options)
+
+
+def test_a_gate_given_as_a_module_is_asked_for_as_a_line() -> None:
+    gate = GATES["SubsetHeadGate"](4, 4, 4)
+    with pytest.raises(TypeError, match=r"head_gate must be one line of text, got SubsetHeadGate\. Write"):
+        GraphTransformerConfig(head_gate=gate)  # type: ignore[arg-type]
+
+
+def test_checking_a_gate_draws_no_number() -> None:
+    torch.manual_seed(0)
+    GraphTransformerConfig(head_gate=GATED)
+    drawn = torch.rand(())
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(()), drawn)

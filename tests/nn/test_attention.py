@@ -16,6 +16,7 @@ from graphattn.graph import AttentionGraph
 from graphattn.nn import DotProduct, EdgeTerms, GraphAttention, Pairwise, Symmetric
 from graphattn.ops import IMPLEMENTATIONS, attention_weights, graph_attention
 from graphattn.ops._dispatch import Sizes, reason_against
+from graphattn.selection import PerLayer, Ramp, SubsampleSources
 from tests.ops.graphs import GRAPHS, block, edges, with_blocks
 
 NUM_NODES, EMBED_DIM, NUM_HEADS = 11, 15, 3
@@ -640,3 +641,19 @@ def test_features_of_types_are_features_of_their_edges(select: bool) -> None:
     expected = layer(x, graph, edge_attr=table[edge_type])
     torch.manual_seed(0)
     assert_close(layer(x, graph, edge_attr=table, edge_type=edge_type), expected)
+
+
+@pytest.mark.parametrize(
+    "seat",
+    [
+        {"select": Ramp(SubsampleSources(keep_p=0.2), SubsampleSources(keep_p=0.5), num_steps=3)},
+        {"select": PerLayer(SubsampleSources(keep_p=0.2))},
+        {"connect": "Fixed()"},
+        {"score": None},
+    ],
+    ids=str,
+)
+def test_what_is_no_spec_of_one_layer_is_refused_by_the_name_of_its_seat(seat: dict[str, Any]) -> None:
+    (name,) = seat
+    with pytest.raises(TypeError, match=f"{name} must be a spec that builds its module, got .*give the layer one of"):
+        layer_of(**seat)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, get_args
 
 import torch
@@ -11,11 +12,21 @@ from torch import Tensor, nn
 
 from graphattn.connectivity.combiner import Pair
 from graphattn.graph import AttentionGraph
+from graphattn.nn._heads import sliced
 from graphattn.nn.combiner.pooling import Members, max_pool, mean_pool, members_of
-from graphattn.ops import attention_weights, dropout_factor, graph_attention, segment_sum
+from graphattn.ops import attention_weights, graph_attention, segment_sum
+from graphattn.ops.capability import supports
 from graphattn.ops.listening import calls_are, is_listening, tell
 
 Summary = Literal["max", "mean", "learned"]
+
+
+def check_summary(summary: str) -> None:
+    """Raises a ValueError unless `summary` is a way to make summaries."""
+    if summary not in get_args(Summary):
+        raise ValueError(
+            f"summary must be one of {', '.join(map(repr, get_args(Summary)))}, got {summary!r}. The paper takes 'max'."
+        )
 
 
 class Connects(Protocol):
@@ -59,11 +70,6 @@ class CombinerSeat(nn.Module):
 
     def __init__(self, spec: Connects, embed_dim: int, num_heads: int):
         super().__init__()
-        if spec.summary not in get_args(Summary):
-            raise ValueError(
-                f"summary must be one of {', '.join(map(repr, get_args(Summary)))}, got {spec.summary!r}. The paper "
-                "takes 'max'."
-            )
         self.spec = spec
         self.query_pool: DeepSet | None = None
         self.key_pool: DeepSet | None = None
@@ -114,7 +120,12 @@ class CombinerSeat(nn.Module):
         read = [self._sources(query, key, value, pair, impl) for pair in pairs]
         options: dict[str, Any] = {"dropout_p": dropout_p, "impl": impl}
         if len(pairs) > 1 and is_listening():
-            return self._averaged(query, pairs, read, head_gate, **options)
+            if dropout_p > 0:
+                raise ValueError(
+                    "a mean of several attentions is recorded as one, in which dropout would fall on other weights "
+                    "than without the record. Record the model in evaluation, or with dropout_p=0."
+                )
+            return self._averaged(query, pairs, read, head_gate, impl=impl)
         outs = []
         for pair, (keys, values, bias) in zip(pairs, read, strict=True):
             queries, keys, scale = _with_bias(query, keys, bias)
@@ -171,7 +182,6 @@ class CombinerSeat(nn.Module):
         read: list[tuple[Tensor, Tensor, Tensor | None]],
         head_gate: Tensor | None,
         *,
-        dropout_p: float,
         impl: str,
     ) -> Tensor:
         """The mean of several attentions as one over the union of their graphs, for who records them."""
@@ -181,7 +191,7 @@ class CombinerSeat(nn.Module):
             queries, keys, scale = _with_bias(query, keys, bias)
             src, dst = pair.attend.edge_index
             edges.append(torch.stack([torch.where(src < num_nodes, src, src - num_nodes + first), dst]))
-            able = "auto" if impl == "blocks" else impl
+            able = impl if impl == "auto" or supports(impl, "weights") else "auto"
             weights.append(attention_weights(queries, keys, pair.attend, scale=scale, impl=able) / len(pairs))
             values.append(of_sources[num_nodes:])
             first += pair.num_abstractions
@@ -191,12 +201,16 @@ class CombinerSeat(nn.Module):
         alpha = segment_sum(torch.cat(weights), number, place.numel())
         graph = AttentionGraph.trusted(union, first, num_nodes, origin="mean of pairs")
         tell(graph, alpha, head_gate=head_gate, value=value)
-        if dropout_p > 0:
-            seed = torch.randint(2**63 - 1, (), device=query.device)
-            edge_id = torch.arange(place.numel(), device=query.device)
-            alpha = alpha * dropout_factor(seed, edge_id, alpha.shape[1], dropout_p).to(alpha.dtype)
         out = segment_sum(alpha[..., None] * value[union[0]], union[1], num_nodes)
         return out if head_gate is None else out * head_gate.to(out.dtype)[:, None]
+
+    def keep_heads_(self, heads: Sequence[int]) -> None:
+        """Drops the other heads of learned summaries, in place."""
+        for pool in (self.query_pool, self.key_pool):
+            if pool is not None:
+                pool.inner, pool.inner_bias, pool.outer = (
+                    sliced(weight, heads, 0) for weight in (pool.inner, pool.inner_bias, pool.outer)
+                )
 
     def extra_repr(self) -> str:
         return repr(self.spec)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from graphattn.connectivity import combiner
+from graphattn.connectivity._nodes import check_count
 from graphattn.connectivity.combiner import Pair
 from graphattn.graph import AttentionGraph
-from graphattn.nn.combiner.seat import CombinerSeat, Summary
+from graphattn.nn.combiner.seat import CombinerSeat, Summary, check_summary
 from graphattn.nn.combiner.support import Support, labels_of_kind, read_support
 
 
@@ -27,6 +28,9 @@ class _Spec:
 
     summary: Summary = "max"
     log_size: bool = False
+
+    def __post_init__(self) -> None:
+        check_summary(self.summary)
 
     def build(self, embed_dim: int, num_heads: int) -> nn.Module:
         return CombinerSeat(self, embed_dim, num_heads)
@@ -56,6 +60,10 @@ class Fixed(_Spec):
 
     segment: int = 128
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self.segment, "segment", 1, "Use 1 for segments of one token.")
+
     def _made(self, support: Support) -> Pair:
         return combiner.fixed(support.sizes, self.segment, causal=support.causal, member=support.member)
 
@@ -71,6 +79,10 @@ class LogSparse(_Spec):
 @dataclass(frozen=True)
 class _Axial(_Spec):
     width: int = 128  # tokens per row; for images, their width
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self.width, "width", 1, "Use 1 for rows of one token.")
 
     def _axial(self, build, support: Support, **options: bool):
         return build(support.sizes, self.width, causal=support.causal, member=support.member, **options)

@@ -430,3 +430,28 @@ def test_half_precision_and_autocast_pass() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = layer(x, graph)
     assert out.dtype == torch.bfloat16 and F.mse_loss(out.float(), layer(x, graph)) < 1e-3
+
+
+def test_learned_summaries_drop_heads_with_the_layer() -> None:
+    torch.manual_seed(0)
+    layer = GraphAttention(12, 3, connect=combiner.Fixed(3, summary="learned")).double()
+    for pool in (layer.connect.query_pool, layer.connect.key_pool):
+        torch.nn.init.normal_(pool.outer)
+    x, graph = torch.randn(8, 12, dtype=torch.float64), full(8).keep(is_causal)
+    expected = layer(x, graph, head_gate=torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64))
+    smaller = layer.keep_heads_([0, 2])
+    assert_close(smaller(x, graph), expected, rtol=1e-12, atol=1e-12)
+    assert smaller.connect.query_pool.inner.shape == (2, 4, 4)
+    assert len(list(smaller.keep_heads_([]).parameters())) == 2  # of out_proj
+
+
+def test_a_mixture_is_recorded_with_any_implementation_and_without_dropout_alone() -> None:
+    layer = GraphAttention(12, 3, connect=combiner.Mixture(3), impl="sdpa", dropout_p=0.5)
+    x, graph = torch.randn(8, 12), full(8).keep(is_causal)
+    with pytest.raises(ValueError, match="Record the model in evaluation, or with dropout_p=0"), record(layer):
+        layer(x, graph)
+    layer.eval()
+    with record(layer) as recording:
+        again = layer(x, graph)
+    assert_close(again, layer(x, graph))
+    assert recording.steps[-1].alpha.sum(0).allclose(torch.full((3,), 8.0))
