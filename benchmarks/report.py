@@ -475,17 +475,19 @@ def combiner_table(rows: list[dict]) -> list[str]:
     """Explains and lists what benchmarks/combiner.py measured."""
     first = rows[0]
     lines = [
-        f"One layer of 4 heads × 32, {'causal' if first['causal'] else 'bidirectional'}, √L tokens per segment or row,",
-        "float32, zero_grad, forward, loss, backward. Median ms (minimum–maximum) of interleaved rounds, time of dense",
-        "attention (torch's fused kernel between the same projections) over it round by round, and the resident memory",
-        "that a step adds, beside that of dense attention which holds all pairs, computed (\\*) from a smaller length",
-        "where it does not fit. Exponents of L fit all lengths, and those from 4,096 tokens on.",
+        f"4 heads × 32, {'causal' if first['causal'] else 'bidirectional'}, √L tokens per segment or row, float32,",
+        "zero_grad, forward, loss, backward: attention alone, without projections on either side, and the whole layer,",
+        "with the same projections on both. Median ms (minimum–maximum) of interleaved rounds, time of dense attention",
+        "(torch's fused kernel) over it round by round, and the resident memory that a step adds, beside that of dense",
+        "attention which holds all pairs, computed (\\*) from a smaller length where it does not fit. Exponents of L",
+        "fit all lengths, and those from 4,096 tokens on.",
         "",
-        "| form | tokens | edges | ms | over dense | bar | peak MiB | materialised MiB | bar | exponents | bar |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|---:|",
+        "| form | part | tokens | edges | ms | over dense | bar | peak MiB | materialised | bar | exponents | bar |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---|---:|",
     ]
-    for row in sorted(rows, key=lambda row: (row["form"], row["length"])):
-        cells = [row["form"], f"{row['length']:,}", f"{row['num_edges']:,}", timed(row["ms"], row["spread"])]
+    for row in sorted(rows, key=lambda row: (row["part"], row["form"], row["length"])):
+        cells = [row["form"], row["part"], f"{row['length']:,}", f"{row['num_edges']:,}"]
+        cells += [timed(row["ms"], row["spread"])]
         cells += [f"{row['over_dense']:.2f}×" if "over_dense" in row else ""]
         cells += [f"≥ {row['speed_bar']:g}×" if "speed_bar" in row else "", f"{row['peak_mib']:,.0f}"]
         cells += [f"{row['materialised_mib']:,.0f}" + ("\\*" if row["materialised_is_computed"] else "")]

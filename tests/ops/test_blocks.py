@@ -97,13 +97,26 @@ def check(graph: AttentionGraph, inputs: dict[str, Tensor], **counts: bool) -> N
     assert_close(results(graph, "blocks", inputs, **counts), results(graph, "dense", inputs, **counts), **EXACT)
 
 
+@pytest.fixture(params=["kernel", "torch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the test through the kernel that is compiled for blocks, and through torch's."""
+    if request.param == "torch":
+        without_kernel(monkeypatch)
+
+
+def without_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "runs_in_kernel", lambda *sizes: False)
+
+
 # --- exactness -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("out_counts, lse_counts", [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize("head_dim, value_dim", [(5, 5), (5, 7), (7, 5)])
 @pytest.mark.parametrize("name", GRAPHS)
-def test_plain_blocks_equal_dense(name: str, head_dim: int, value_dim: int, out_counts: bool, lse_counts: bool) -> None:
+def test_plain_blocks_equal_dense(
+    name: str, head_dim: int, value_dim: int, out_counts: bool, lse_counts: bool, way: None
+) -> None:
     inputs = inputs_of(GRAPHS[name], head_dim=head_dim, value_dim=value_dim)
     check(GRAPHS[name], inputs, out_counts=out_counts, lse_counts=lse_counts)
 
@@ -116,12 +129,15 @@ def test_grouped_heads_share_keys_in_every_way_to_run(
     graph = GRAPHS[name]
     inputs = inputs_of(graph, heads, key_heads, value_dim=7)
     check(graph, inputs)
+    without_kernel(monkeypatch)
+    check(graph, inputs)
     monkeypatch.setattr(blocks, "runs_unpadded", lambda device: False)
     check(graph, inputs)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_masks_made_strip_by_strip_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_kernel(monkeypatch)
     monkeypatch.setattr(blocks, "MAX_MASKED_PAIRS", 1)
     monkeypatch.setattr(blocks, "MIN_MASKED_ROWS", 2)
     check(GRAPHS[name], inputs_of(GRAPHS[name]))
@@ -153,7 +169,7 @@ def test_random_graphs_with_blocks_equal_dense(graph: AttentionGraph) -> None:
         check(graph, inputs_of(graph))
 
 
-def test_several_tiles_of_the_kernel_equal_dense() -> None:
+def test_several_tiles_of_the_kernel_equal_dense(way: None) -> None:
     many = full(torch.tensor([611, 67]))
     kept = torch.arange(611) % 5 != 0
     beside = edges("5: 0 5; 600: 595", 611, 611)
@@ -163,7 +179,7 @@ def test_several_tiles_of_the_kernel_equal_dense() -> None:
 
 
 @pytest.mark.parametrize("name", ["sampled sources and edges", "overlapping shapes", "causal"])
-def test_strided_features_are_read_right(name: str) -> None:
+def test_strided_features_are_read_right(name: str, way: None) -> None:
     inputs = inputs_of(GRAPHS[name])
     strided = {
         name: x.detach().transpose(0, 2).contiguous().transpose(0, 2).requires_grad_() for name, x in inputs.items()
@@ -190,7 +206,7 @@ def test_only_what_is_asked_for_gets_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("name", ["sampled sources", "sampled sources and edges", "two halves of the sources"])
-def test_sources_at_minus_infinity_count_for_nothing(name: str) -> None:
+def test_sources_at_minus_infinity_count_for_nothing(name: str, way: None) -> None:
     graph = GRAPHS[name]
     inputs = {name: x.detach().abs() for name, x in inputs_of(graph).items()}
     inputs["key"][:5, 1] = -torch.inf  # for some targets that is all they see
@@ -203,16 +219,16 @@ def test_sources_at_minus_infinity_count_for_nothing(name: str) -> None:
     assert_close(lse, expected_lse, **EXACT)
 
 
-def test_a_log_sum_exp_of_zero_is_not_mistaken_for_seeing_nothing() -> None:
+def test_a_log_sum_exp_of_zero_is_not_mistaken_for_seeing_nothing(way: None) -> None:
     graph = full(torch.tensor([1, 3]))
     inputs = {name: x.detach() * (name == "value") for name, x in inputs_of(graph).items()}
     inputs["key"][3] = torch.inf  # of the other block
     lse = attention_with_lse(**inputs, graph=graph, impl="blocks")[1]
-    assert (lse[0] == 0).all()
+    assert_close(lse[0], torch.zeros(3, dtype=torch.float64), **EXACT)
 
 
 @pytest.mark.parametrize("where", ["query", "key", "value"])
-def test_a_nan_stays_in_its_block_where_parts_are_merged(where: str) -> None:
+def test_a_nan_stays_in_its_block_where_parts_are_merged(where: str, way: None) -> None:
     graph = with_blocks(
         edges("0: 9; 1: 9; 6: 10"), block([0, 1, 2], [0, 1]), block([0, 1, 2], [2, 3]), block([5, 6, 7], [5, 6])
     )
@@ -232,7 +248,8 @@ def test_a_nan_stays_in_its_block_where_parts_are_merged(where: str) -> None:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, ...]]:
-    """Query, key and value of every call of the kernel."""
+    """Query, key and value of every call of torch's kernel, where there is no other."""
+    without_kernel(monkeypatch)
     seen: list[tuple[Tensor, ...]] = []
     flash = blocks._flash
 
@@ -273,6 +290,7 @@ def test_a_staircase_reads_no_further_than_its_rows_do(
 
 @pytest.mark.parametrize("lse_counts", [True, False])
 def test_only_a_gradient_of_lse_costs_a_column(lse_counts: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_kernel(monkeypatch)
     widths: list[int] = []
     backward = blocks._flash_backward
 
@@ -301,6 +319,72 @@ def test_nothing_of_the_size_of_pairs_is_kept_for_the_backward(lse_counts: bool,
         out, lse = attention_with_lse(**inputs, graph=graph, impl="blocks")
         (out.sum() + lse_counts * lse.sum()).backward()
     assert 0 < max(kept) <= 257 * 2 * 3
+
+
+# --- the kernel that is compiled for blocks ------------------------------------------------------------------------
+
+
+def test_small_blocks_run_in_the_kernel_and_large_ones_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def key(num_key_heads: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(5, num_key_heads, 8, dtype=dtype)
+
+    small, large = (
+        (full(n).plan().groups or ())[3] for n in (blocks.MAX_KERNEL_SOURCES, blocks.MAX_KERNEL_SOURCES + 1)
+    )
+    assert blocks.runs_in_kernel(key(2), key(2), small)
+    assert not blocks.runs_in_kernel(key(2), key(2), large)
+    assert not blocks.runs_in_kernel(key(2), key(1), small)  # threads share out the heads of keys
+    monkeypatch.setattr(blocks, "has_numba", lambda: False)
+    assert not blocks.runs_in_kernel(key(2), key(2), small)
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.7, 1.3])
+def test_any_scale_equals_dense(scale: float, way: None) -> None:
+    inputs = inputs_of(GRAPHS["causal"])
+    found = []
+    for impl in ("blocks", "dense"):
+        out = graph_attention(**inputs, graph=GRAPHS["causal"], scale=scale, impl=impl)
+        found.append([out, *torch.autograd.grad(out.square().sum(), list(inputs.values()), materialize_grads=True)])
+    assert_close(*found, **EXACT)
+
+
+def test_single_precision_is_as_exact_as_dense() -> None:
+    graph = disjoint_union([full(n) for n in (67, 130, 9)]).keep(is_causal)
+    inputs = {name: x.detach().float().requires_grad_() for name, x in inputs_of(graph, head_dim=32).items()}
+    assert_close(results(graph, "blocks", inputs), results(graph, "dense", inputs), atol=1e-4, rtol=1e-4)
+
+
+def test_bits_do_not_depend_on_the_number_of_threads() -> None:
+    rows, columns = torch.arange(60) // 10, torch.arange(60) % 10
+    per_line = [block([*range(10 * r, 10 * r + 10)], [*range(10 * r, 10 * r + 10)]) for r in range(6)]
+    across = [block((columns == c).nonzero()[:, 0].tolist(), [60 + c]) for c in range(10)]
+    graph = with_blocks(edges("3: 61", 70, 60), *per_line, *across[1:])
+    assert int(rows.max()) == 5
+    inputs = {name: x.detach().float().requires_grad_() for name, x in inputs_of(graph, 4, 4, 16, 16).items()}
+    before, found = torch.get_num_threads(), []
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            found.append(results(graph, "blocks", inputs))
+    finally:
+        torch.set_num_threads(before)
+    for name, one in found[0].items():
+        assert torch.equal(one, found[1][name]), name
+
+
+@pytest.mark.parametrize("where", ["query", "key", "value"])
+def test_what_is_not_read_does_not_reach_a_row_of_a_staircase(where: str) -> None:
+    graph = full(67).keep(is_causal)
+    inputs = {name: x.detach().clone() for name, x in inputs_of(graph).items()}
+    inputs[where][40] = torch.nan
+    inputs = {name: x.requires_grad_() for name, x in inputs.items()}
+    out, lse = attention_with_lse(**inputs, graph=graph, impl="blocks")
+    assert out[:40].isfinite().all() and lse[:40].isfinite().all() and out[40].isnan().all()
+    found = [torch.autograd.grad(out[:40].square().sum() + lse[:40].sum(), inputs["query"])[0]]
+    out, lse = attention_with_lse(**inputs, graph=graph, impl="scatter")
+    found += torch.autograd.grad(out[:40].square().sum() + lse[:40].sum(), inputs["query"])
+    assert_close(found[0][:40], found[1][:40], **EXACT)
+    assert found[1][1:40].abs().min() > 0
 
 
 # --- as an operator ------------------------------------------------------------------------------------------------

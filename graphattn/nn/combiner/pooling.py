@@ -14,6 +14,7 @@ from torch import Tensor
 
 from graphattn.graph import AttentionGraph
 from graphattn.ops import segment_sum
+from graphattn.ops.merge_max import Merges, can_merge, merge_max
 
 MIN_STEP = 2**14  # numbers in one step along all lines, for a Python loop over the steps to pay
 
@@ -46,6 +47,7 @@ class Members(NamedTuple):
     size: Tensor  # int64 [num_abstractions], its members
     lines: tuple[Lines, ...]  # their entries come first, in this order
     spans: Spans | None
+    merges: Merges  # the same, one set merged of others
 
 
 def members_of(summarise: AttentionGraph) -> Members:
@@ -70,6 +72,8 @@ def max_pool(values: Tensor, members: Members) -> Tensor:
     >>> max_pool(torch.tensor([1.0, 4.0, 2.0])[:, None, None], members).flatten()
     tensor([4., 2.])
     """
+    if can_merge(values):
+        return merge_max(values.flatten(1), members.merges).unflatten(1, values.shape[1:])
     pooled = values.gather(0, _winners(values.detach(), members))
     return pooled.masked_fill((members.size == 0)[:, None, None], 0.0)
 
@@ -92,15 +96,23 @@ def mean_pool(values: Tensor, members: Members) -> Tensor:
         sums.append(of_entry.flatten(0, 1))
     if members.spans is not None:
         token, first, length, *_, of_entry = members.spans
-        # differences of running sums, which float32 would not hold
-        running = torch.nn.functional.pad(values[token].double().cumsum(0), (0, 0, 0, 0, 1, 0))
         first, last = first[of_entry], first[of_entry] + length[of_entry]
-        sums.append((running[last] - running[first]).to(values.dtype))
+        of_token = values[token]
+        is_spoilt = ~of_token.detach().isfinite()  # in a running sum it would spoil all that follows, of others too
+        sums.append(_of_spans(of_token.double().masked_fill(is_spoilt, 0.0), first, last).to(values.dtype))
+        if bool(is_spoilt.any()):
+            sums[-1] = sums[-1].masked_fill(_of_spans(is_spoilt, first, last) > 0, torch.nan)
     num_abstractions = members.size.numel()
     if not sums:
         return values.new_zeros(num_abstractions, *values.shape[1:])
     total = segment_sum(torch.cat(sums), members.dst, num_abstractions)
     return total / members.size.clamp(min=1)[:, None, None].to(values.dtype)
+
+
+def _of_spans(values: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """Sums rows first … last − 1 of values [num_tokens, …], as differences of running sums, for which double serves."""
+    running = torch.nn.functional.pad(values.cumsum(0), (0, 0, 0, 0, 1, 0))
+    return running[last] - running[first]
 
 
 @torch.no_grad()
@@ -197,7 +209,46 @@ def _read(summarise: AttentionGraph) -> Members:
             lines += listed
         entries += more
     dst = torch.cat(entries) if entries else size.new_empty(0)
-    return Members(dst, _rounds(dst, size.numel()), size, tuple(lines), spans)
+    rounds = _rounds(dst, size.numel())
+    merges = _merges(summarise.num_src_nodes, size, dst, rounds, lines, spans)
+    return Members(dst, rounds, size, tuple(lines), spans, merges)
+
+
+def _merges(
+    num_tokens: int, size: Tensor, dst: Tensor, rounds: tuple[Tensor, ...], lines: list[Lines], spans: Spans | None
+) -> Merges:
+    """Writes prefixes of lines as chains, spans as trees, and abstractions of several entries as merges of these."""
+    left, right, entries, num_sets = [], [], [], num_tokens
+    for src, prefix, num_targets in lines:
+        num_lines, length = src.shape
+        chain = num_sets + torch.arange(num_lines * (length - 1), device=src.device).view(num_lines, length - 1)
+        ends = torch.cat([src[:, :1], chain], 1)  # the set of the first token, of the first two, …
+        left.append(ends[:, :-1].flatten())
+        right.append(src[:, 1:].flatten())
+        entries.append(
+            (ends[:, -1:].expand(-1, num_targets) if prefix is None else ends.gather(1, prefix - 1)).flatten()
+        )
+        num_sets += chain.numel()
+    if spans is not None:
+        num_single, num_spans = spans.bounds[0], spans.first.numel()
+        number = num_sets + torch.arange(num_spans - num_single, device=size.device)
+        of_span = torch.cat([spans.token[spans.first[:num_single]], number])
+        left.append(of_span[spans.left[num_single:]])
+        right.append(of_span[spans.right[num_single:]])
+        entries.append(of_span[spans.of_entry])
+        num_sets += number.numel()
+    root = torch.full_like(size, -1)
+    of_entry = torch.cat(entries) if entries else dst
+    for count, entry in enumerate(rounds):
+        target, made = dst[entry], of_entry[entry]
+        if count:
+            left.append(root[target])
+            right.append(made)
+            made = num_sets + torch.arange(target.numel(), device=size.device)
+            num_sets += target.numel()
+        root[target] = made
+    none = [size.new_empty(0)]
+    return Merges(torch.cat(left or none), torch.cat(right or none), root)
 
 
 def _rounds(dst: Tensor, num_targets: int) -> tuple[Tensor, ...]:

@@ -1,8 +1,9 @@
 """Blocks as dense products, merged exactly with each other and with the remaining edges.
 
-Two ways lead there. Plain blocks on the CPU run one shape at a time, unpadded, through torch's flash kernel, which
-holds nothing of the size of pairs. Whatever is told per edge, and every other device, takes batched products over
-buckets, padded to one shape each.
+Three ways lead there. Small plain blocks on the CPU run through a kernel of our own, which gathers and merges on its
+way, so that nothing but its results is ever made. Large ones, or all where Numba is missing, run one shape at a time,
+unpadded, through torch's flash kernel, which holds nothing of the size of pairs. Whatever is told per edge, and every
+other device, takes batched products over buckets, padded to one shape each.
 
 A target that several parts serve (two blocks, or a block and edges) attends over the parts: with the log-sum-exp of
 part p as its score, out = Σ_p softmax(lse)_p · out_p, which is the softmax over the union. Backward, the weights of
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphattn.graph.plan import Bucket, Plan
+from graphattn.ops.capability import has_numba
 from graphattn.ops.dropout import dropout_factor
 from graphattn.ops.operators import make_operator, without_second
 from graphattn.ops.segment import segment_sum
@@ -57,6 +59,8 @@ def attention(
     has_edge_terms = any(x is not None for x in (query_attr, edge_bias, edge_gate)) or dropout_p > 0
     if runs_unpadded(query.device) and not has_edge_terms and logit_clip is None:
         assert plan.groups is not None
+        if not scale > 0:  # kernels take the maximum of products before they are scaled, and mask them with −inf
+            query, scale = query * scale, 1.0
         rest_out, _, rest_lse = (None, None, None) if rest is None else rest
         out, lse = block_attention(query, key, value, rest_out, rest_lse, *plan.groups, plan.covers_once, scale)
         return out, None, lse
@@ -96,10 +100,30 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 MAX_MASKED_PAIRS = 2**22
 MIN_MASKED_ROWS = 32
 
+# Sources of the largest block that a kernel of our own takes: beyond, they leave the caches and torch's is as fast.
+MAX_KERNEL_SOURCES = 512
+
 
 def runs_unpadded(device: torch.device) -> bool:
     """Returns whether torch has a kernel here that tells its lse and takes another one backward."""
     return device.type == "cpu"
+
+
+def runs_in_kernel(query: Tensor, key: Tensor, table: Tensor) -> bool:
+    """Returns whether a kernel of our own serves all blocks: where it can be compiled, and no block is large.
+
+    Its threads share out the heads of keys, so that one head alone is left to torch.
+    """
+    is_served = query.dtype in (torch.float32, torch.float64) and has_numba()
+    if not is_served or key.shape[1] < 2:
+        return False
+    return 0 < int(table[:, 2].max()) <= MAX_KERNEL_SOURCES
+
+
+def _kernels():
+    from graphattn.ops._impl.numba import launch
+
+    return launch
 
 
 def _block_attention(
@@ -107,6 +131,9 @@ def _block_attention(
     dst: Tensor, src: Tensor, prefix: Tensor, table: Tensor, covers_once: bool, scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Attention over the blocks of `Groups` and over the rest: out and lse of all targets."""
+    if runs_in_kernel(query, key, table):
+        launch = _kernels()
+        return launch.block_attention(query, key, value, rest_out, rest_lse, dst, src, prefix, table, scale)
     num_dst_nodes, value_dim = query.shape[0], value.shape[2]
     to_dst, to_src = _index(dst, num_dst_nodes), _index(src, key.shape[0])
     width = max(query.shape[2], value_dim)  # the kernel knows one width only
@@ -141,8 +168,14 @@ def _block_attention_backward(
     """Gradients of query, key, value, rest_out and rest_lse, the last two without elements where there is no rest."""
     num_dst_nodes, num_src_nodes = query.shape[0], key.shape[0]
     head_dim, value_dim = query.shape[2], value.shape[2]
-    to_dst, to_src = _index(dst, num_dst_nodes), _index(src, num_src_nodes)
     sees_nothing = lse == -torch.inf
+    if runs_in_kernel(query, key, table):
+        launch = _kernels()
+        grads = launch.block_attention_backward(
+            grad_out, grad_lse, out, lse, query, key, value, dst, src, prefix, table, scale
+        )
+        return *grads, *_gradients_of_rest(grad_out, grad_lse, out, lse, rest_out, rest_lse, sees_nothing)
+    to_dst, to_src = _index(dst, num_dst_nodes), _index(src, num_src_nodes)
     width = max(head_dim, value_dim + (grad_lse is not None))
     q, k, v = _rows(query, to_dst, width), _rows(key, to_src, width), _rows(value, to_src, width)
     g, o = _rows(grad_out, to_dst, width), _rows(out, to_dst, width)
@@ -164,13 +197,20 @@ def _block_attention_backward(
         _summed(of_k[..., :head_dim], to_src, num_src_nodes),
         _summed(of_v[..., :value_dim], to_src, num_src_nodes),
     )
+    return *grads, *_gradients_of_rest(grad_out, grad_lse, out, lse, rest_out, rest_lse, sees_nothing)
+
+
+def _gradients_of_rest(
+    grad_out: Tensor, grad_lse: Tensor | None, out: Tensor, lse: Tensor,
+    rest_out: Tensor | None, rest_lse: Tensor | None, sees_nothing: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     if rest_out is None or rest_lse is None:
-        return *grads, lse.new_empty(0), lse.new_empty(0)
+        return lse.new_empty(0), lse.new_empty(0)
     share = torch.exp(rest_lse - lse).masked_fill(sees_nothing, 0.0)
     grad_score = (grad_out * (rest_out - out)).sum(-1)
     if grad_lse is not None:
         grad_score += grad_lse
-    return *grads, grad_out * share[..., None], grad_score * share
+    return grad_out * share[..., None], grad_score * share
 
 
 def _fake_block_attention_backward(grad_out, grad_lse, out, lse, query, key, value, rest_out, rest_lse, *others):

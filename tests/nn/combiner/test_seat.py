@@ -455,3 +455,17 @@ def test_a_mixture_is_recorded_with_any_implementation_and_without_dropout_alone
         again = layer(x, graph)
     assert_close(again, layer(x, graph))
     assert recording.steps[-1].alpha.sum(0).allclose(torch.full((3,), 8.0))
+
+
+@pytest.mark.parametrize("summary", ["max", "mean", "learned"])
+@pytest.mark.parametrize("spec", [combiner.LogSparse, lambda **options: combiner.Fixed(2, **options)])
+def test_a_nan_stays_in_its_example_and_after_its_token(spec: Callable[..., Any], summary: str) -> None:
+    torch.manual_seed(0)
+    layer = GraphAttention(12, 3, connect=spec(summary=summary), impl="scatter")
+    x, graph = torch.randn(19, 12), full(torch.tensor([9, 10])).keep(is_causal)
+    expected = layer(x, graph)
+    x[4] = torch.nan
+    out = layer(x, graph)
+    is_spoilt = out.isnan().any(1)
+    assert is_spoilt[4] and not is_spoilt[:4].any() and not is_spoilt[9:].any()
+    assert_close(out[~is_spoilt], expected[~is_spoilt])

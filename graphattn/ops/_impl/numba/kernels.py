@@ -651,24 +651,25 @@ def copy_rows(into, table, at, stride, rows, width):
 def multiply(into, at, stride, left, left_at, left_row, left_step, right, right_at, right_step, depth, width, rows):
     """into[at + r * stride:][:width] = Σ_t left[left_at + r * left_row + t * left_step] · right[right_at + t *
     right_step:][:width] for four or eight rows r."""
-    for c in range(0, width - 16, 24):
+    # a last vector by itself would keep four sums busy, too few to hide how long each addition takes: 32 are 16 and 16
+    threes = (width - 8) // 24 * 24 - (24 if width % 24 == 8 and width > 8 else 0) if width % 24 else width
+    for c in range(0, threes, 24):
         for r in range(0, rows, GROUP):
             tile_4x3(
                 into, at + r * stride + c, stride, left, left_at + r * left_row, left_row, left_step,
                 right, right_at + c, right_step, depth,
             )  # fmt: skip
-    c = width // 24 * 24
-    if width - c == 16:
+    for c in range(threes, width - 8, 16):
         for r in range(0, rows, GROUP):
             tile_4x2(
                 into, at + r * stride + c, stride, left, left_at + r * left_row, left_row, left_step,
                 right, right_at + c, right_step, depth,
             )  # fmt: skip
-    elif width - c == 8:
+    if width == 8:
         for r in range(0, rows, GROUP):
             tile_4x1(
-                into, at + r * stride + c, stride, left, left_at + r * left_row, left_row, left_step,
-                right, right_at + c, right_step, depth,
+                into, at + r * stride, stride, left, left_at + r * left_row, left_row, left_step,
+                right, right_at, right_step, depth,
             )  # fmt: skip
 
 
@@ -676,6 +677,13 @@ def multiply(into, at, stride, left, left_at, left_row, left_step, right, right_
 def rows_at_once(done, total):
     """Returns how many of a tile's rows `multiply` takes next: two groups read what is in the nearest cache twice."""
     return 2 * GROUP if total >= 2 * GROUP and total - done > GROUP else GROUP
+
+
+@part
+def add_row(into, at, table, row, width):
+    """into[at:][:width] += table[row:][:width]"""
+    for c in range(0, width, 8):
+        store(into, at + c, load(into, at + c) + load(table, row + c))
 
 
 @part

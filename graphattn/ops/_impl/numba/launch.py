@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from graphattn.ops._impl.numba import kernels, projection, threads
+from graphattn.ops._impl.numba import blocks, kernels, merges, projection, threads
 from graphattn.ops._impl.numba.vectors import WIDTH
 
 CACHE_BYTES = 2**24  # of keys and values of one head: beyond, threads that pack a head each leave the shared cache
@@ -204,6 +204,75 @@ def _separate_chunks(ptr, src, num_chunks):
         return None
     chunks = list(pairwise(np.concatenate([[0], filled[cuts[1:-1]], [len(ptr) - 1]])))
     return [chunks] if is_clean else [chunks[::2], chunks[1::2]]
+
+
+def block_attention(query, key, value, rest_out, rest_lse, dst, src, prefix, table, scale):
+    dtype = _compute_dtype(query)
+    make = _empty if rest_out is None else _zeros
+    out, lse = _new_vectors(make, query, value, dtype), torch.full(query.shape[:2], -torch.inf, dtype=dtype)
+    if rest_out is not None:
+        out[..., : value.shape[2]] = rest_out
+        lse.copy_(rest_lse)
+    num_threads = threads.available(_work_of_blocks(query, key, value, table))
+    threads.run(
+        blocks.attend_blocks, threads.even_cuts(key.shape[1], num_threads),
+        (
+            _array(table), *_sizes_of_blocks(query, key, value), _array(dst), _array(src), _array(prefix),
+            _number(scale, dtype), *_vectors(dtype, query, key, value), _array(out), _array(lse),
+        ),
+    )  # fmt: skip
+    return _trim(out, value, dtype), lse
+
+
+def block_attention_backward(grad_out, grad_lse, out, lse, query, key, value, dst, src, prefix, table, scale):
+    dtype = _compute_dtype(query)
+    grads = [_new_vectors(_zeros, tensor, tensor, dtype) for tensor in (query, key, value)]
+    num_threads = threads.available(2 * _work_of_blocks(query, key, value, table))
+    threads.run(
+        blocks.differentiate_blocks, threads.even_cuts(key.shape[1], num_threads),
+        (
+            _array(table), *_sizes_of_blocks(query, key, value), _array(dst), _array(src), _array(prefix),
+            _number(scale, dtype), *_vectors(dtype, query, key, value, out), _array(lse),
+            *_vectors(dtype, grad_out), _optional_array(grad_lse, dtype), *(_array(grad) for grad in grads),
+        ),
+    )  # fmt: skip
+    return tuple(_trim(grad, tensor, dtype) for grad, tensor in zip(grads, (query, key, value), strict=True))
+
+
+def merge_max(values, left, right, root):
+    dtype = _compute_dtype(values)
+    out = _empty((root.shape[0], _width(values)), dtype)
+    _run_merges(merges.merge_max, values, left, right, root, out)
+    return _trim(out, values, values.dtype)
+
+
+def merge_max_backward(grad, values, left, right, root):
+    dtype = _compute_dtype(values)
+    grad_values = _new_vectors(_zeros, values, values, dtype)
+    _run_merges(merges.merge_max_backward, values, left, right, root, *_vectors(dtype, grad), grad_values)
+    return _trim(grad_values, values, values.dtype)
+
+
+def _run_merges(serial, values, left, right, root, *others):
+    num_chunks = -(-_width(values) // merges.CHUNK)
+    num_threads = threads.available(left.shape[0] * _width(values))
+    arrays = [x if isinstance(x, np.ndarray) else _array(x) for x in others]
+    threads.run(
+        serial, threads.even_cuts(num_chunks, num_threads),
+        (
+            values.shape[0], _width(values), _array(left), _array(right), _array(root),
+            *_vectors(_compute_dtype(values), values), *arrays,
+        ),
+    )  # fmt: skip
+
+
+def _sizes_of_blocks(query, key, value):
+    return query.shape[1], key.shape[1], _width(key), _width(value)
+
+
+def _work_of_blocks(query, key, value, table):
+    """Multiply-adds, those of staircases counted twice."""
+    return int((table[:, 0] * table[:, 1] * table[:, 2]).sum()) * _work(query, key, value)
 
 
 def logits(query, key, target_ptr, src, query_attr, edge_attr, scale):

@@ -1,0 +1,401 @@
+"""Kernels for blocks as they are: each is gathered, multiplied out in registers, and merged into what its targets have.
+
+Formulas, forward and backward, are those of `kernels.py`, without terms of edges. A block's sources lie gathered in
+scratch memory while its targets pass by, so nothing is laid out anew and nothing of the size of pairs is made. A target
+of several blocks keeps one output and one log-sum-exp throughout, to which each block adds its share:
+
+    lse ← log(exp lse + exp lse_b),   out ← exp(lse_before − lse) out + exp(lse_b − lse) out_b
+
+Backward, each block's weights are exp(logit − lse) with the lse of the whole. Both kernels serve the key heads
+[begin, end) over all blocks, so no two threads add to one number, and bits do not depend on the number of threads.
+
+Arrays are flat and contiguous, widths multiples of 8; `table`, `dst`, `src` and `prefix` are those of
+`graph.plan.Groups`.
+"""
+
+import math
+
+import numpy as np
+
+from graphattn.ops._impl.numba.kernels import (
+    GROUP,
+    LOG2_E,
+    add_row,
+    add_rows,
+    clear,
+    differentiate_products,
+    dot,
+    kernel,
+    log_sum_exp,
+    multiply,
+    part,
+    part_of_rows,
+    rows_at_once,
+    transpose,
+)
+from graphattn.ops._impl.numba.vectors import (
+    ask_for_huge_pages,
+    exp2,
+    fma,
+    is_given,
+    keep,
+    lane_max,
+    lane_sum,
+    larger,
+    like,
+    load,
+    optional,
+    pointer,
+    spread,
+    store,
+    within,
+)
+
+FIELDS = 5  # of a group in the table
+CHUNK_CELLS = 2**15  # targets times sources whose weights and slopes stay in the second-level cache
+LEAST_CHUNK = 2 * GROUP  # targets
+
+
+@part
+def widest_group(table):
+    """Sources of the largest block."""
+    room = 0
+    for group in range(len(table) // FIELDS):
+        room = max(room, table[FIELDS * group + 2])
+    return room
+
+
+@part
+def tallest_group(table):
+    """Targets of the largest block."""
+    room = 0
+    for group in range(len(table) // FIELDS):
+        room = max(room, table[FIELDS * group + 1])
+    return room
+
+
+@part_of_rows
+def gather_rows(into, nodes, first, count, table, step, at, width):
+    """into[r * width:][:width] = table[nodes[first + r] * step + at:][:width].
+
+    Returns zero if all numbers are finite, else NaN.
+    """
+    check = spread(like(into, 0))
+    zero = check
+    for r in range(count):
+        place = nodes[first + r] * step + at
+        for c in range(0, width, 8):
+            numbers = load(table, place + c)
+            store(into, r * width + c, numbers)
+            check = fma(numbers, zero, check)
+    return lane_sum(check)
+
+
+@part
+def powers(scores, at, columns, count, scale, peaks, totals, row):
+    """Replaces scores[at:][:count] by exp(scale · score − peak), for scale > 0, and the rest of the columns by zeros.
+
+    Writes peaks[row], in powers of two, and totals[row], the sum.
+    """
+    minus_inf = like(scores, -np.inf)
+    lanes = spread(minus_inf)
+    for t in range(0, columns, 8):
+        x = load(scores, at + t)
+        if t + 8 > count:
+            x = within(x, 0, count - t, minus_inf)
+            store(scores, at + t, x)
+        lanes = larger(x, lanes)
+    factor = scale * like(scores, LOG2_E)
+    peak = factor * lane_max(lanes)
+    shift = spread(-peak if peak != minus_inf else like(scores, 0))
+    wide_factor, sums = spread(factor), spread(like(scores, 0))
+    for t in range(at, at + columns, 8):
+        power = exp2(fma(wide_factor, load(scores, t), shift))
+        store(scores, t, power)
+        sums = sums + power
+    total = lane_sum(sums)
+    peaks[row], totals[row] = (minus_inf, like(scores, 1)) if total == 0 else (peak, total)
+
+
+@part
+def merge(out, at, width, lse, at_row, part_out, row, part_lse, part_total):
+    """Adds a block's share, of which part_out is part_total times as much, to what a target has."""
+    before = lse[at_row]
+    if part_lse == -np.inf:
+        return
+    if before == -np.inf:
+        lse[at_row] = part_lse
+        added = spread(like(out, 1) / part_total)
+        for c in range(0, width, 8):
+            store(out, at + c, added * load(part_out, row + c))
+        return
+    peak = max(before, part_lse)
+    total = peak + math.log(math.exp(before - peak) + math.exp(part_lse - peak))
+    lse[at_row] = total
+    kept = spread(like(out, math.exp(before - total)))
+    added = spread(like(out, math.exp(part_lse - total)) / part_total)
+    for c in range(0, width, 8):
+        store(out, at + c, fma(added, load(part_out, row + c), kept * load(out, at + c)))
+
+
+@part
+def highest(prefix, first, count):
+    """The longest prefix of some rows."""
+    most = 0
+    for r in range(first, first + count):
+        most = max(most, prefix[r])
+    return most
+
+
+@part_of_rows
+def attend_block(
+    row, num_targets, num_sources, ld, num_heads, head, head_dim, value_dim, is_finite, dst, prefix, scale,
+    query, key_columns, value_rows, queries, scores, outs, peaks, totals, out, lse,
+):  # fmt: skip
+    """Serves the targets of one block under one head."""
+    place = 0
+    while place < num_targets:
+        rows = rows_at_once(place, num_targets)
+        real, first = min(rows, num_targets - place), row + place
+        place += rows
+        gather_rows(queries, dst, first, real, query, num_heads * head_dim, head * head_dim, head_dim)
+        depth = highest(prefix, first, real)
+        columns = depth + -depth % 8
+        multiply(scores, 0, ld, queries, 0, head_dim, 1, key_columns, 0, ld, head_dim, columns, rows)
+        for r in range(real):
+            powers(scores, r * ld, columns, prefix[first + r], scale, peaks, totals, r)
+        log_sum_exp(peaks, totals)
+        if is_finite:
+            multiply(outs, 0, value_dim, scores, 0, ld, 1, value_rows, 0, value_dim, depth, value_dim, rows)
+        else:  # zero times NaN would leak
+            for r in range(real):
+                for c in range(value_dim):
+                    total = like(outs, 0)
+                    for t in range(prefix[first + r]):
+                        total += scores[r * ld + t] * value_rows[t * value_dim + c]
+                    outs[r * value_dim + c] = total
+        for r in range(real):
+            at_row = dst[first + r] * num_heads + head
+            merge(out, at_row * value_dim, value_dim, lse, at_row, outs, r * value_dim, peaks[r], totals[r])
+
+
+@kernel
+def attend_blocks(
+    begin, end, table, num_heads, num_key_heads, head_dim, value_dim, dst, src, prefix, scale,
+    query, key, value, out, lse,
+):  # fmt: skip
+    """Merges all blocks into lse, −inf on arrival or what the targets have from elsewhere, and into out."""
+    group_size, room, num_rows = num_heads // num_key_heads, widest_group(table), len(lse) // num_heads
+    ld = room + -room % 8 + 8
+    at_rows = 2 * GROUP * ld
+    at_columns = at_rows + ld * max(head_dim, value_dim)
+    at_queries = at_columns + ld * head_dim
+    at_outs = at_queries + 2 * GROUP * head_dim
+    at_peaks = at_outs + 2 * GROUP * value_dim
+    numbers = np.zeros(at_peaks + 4 * GROUP, out.dtype)
+    ask_for_huge_pages(numbers)
+    numbers[at_peaks:] = 1
+    scores, source_rows, key_columns = pointer(numbers, 0), pointer(numbers, at_rows), pointer(numbers, at_columns)
+    queries, outs = pointer(numbers, at_queries), pointer(numbers, at_outs)
+    peaks, totals = pointer(numbers, at_peaks), pointer(numbers, at_peaks + 2 * GROUP)
+    dst, src, prefix, query, key, value = (
+        optional(dst), optional(src), optional(prefix), optional(query), optional(key), optional(value)
+    )  # fmt: skip
+    out, lse = optional(out), optional(lse)
+    row, column = 0, 0
+    for group in range(len(table) // FIELDS):
+        num_targets, num_sources = table[FIELDS * group + 1], table[FIELDS * group + 2]
+        for _ in range(table[FIELDS * group]):
+            for key_head in range(begin, end):
+                gather_rows(
+                    source_rows, src, column, num_sources, key, num_key_heads * head_dim, key_head * head_dim, head_dim
+                )
+                transpose(key_columns, ld, source_rows, 0, head_dim, num_sources, head_dim)
+                check = gather_rows(
+                    source_rows, src, column, num_sources, value, num_key_heads * value_dim, key_head * value_dim,
+                    value_dim,
+                )  # fmt: skip
+                for head in range(key_head * group_size, (key_head + 1) * group_size):
+                    attend_block(
+                        row, num_targets, num_sources, ld, num_heads, head, head_dim, value_dim, check == 0, dst,
+                        prefix, scale, query, key_columns, source_rows, queries, scores, outs, peaks, totals, out, lse,
+                    )  # fmt: skip
+            row += num_targets
+            column += num_sources
+    for row in range(num_rows):
+        for head in range(begin * group_size, end * group_size):
+            if lse[row * num_heads + head] == -np.inf:
+                clear(out, (row * num_heads + head) * value_dim, value_dim)
+    keep(numbers)
+
+
+@part_of_rows
+def differentiate_slowly(
+    first, count, ld, num_heads, head, head_dim, value_dim, dst, prefix, scale, lse, deltas,
+    queries, slope_rows, key_rows, value_columns, weights, slopes, grad_query, key_sums, value_sums,
+):  # fmt: skip
+    """One pair at a time, where a zero times NaN would leak."""
+    for r in range(count):
+        at_row = dst[first + r] * num_heads + head
+        if lse[at_row] == -np.inf:
+            continue
+        for t in range(prefix[first + r]):
+            score, slope = like(weights, 0), like(weights, 0)
+            for c in range(head_dim):
+                score += queries[r * head_dim + c] * key_rows[t * head_dim + c]
+            for c in range(value_dim):
+                slope += slope_rows[r * value_dim + c] * value_columns[c * ld + t]
+            weight = like(weights, math.exp(scale * score - lse[at_row]))
+            slope = like(weights, scale * weight * (slope - deltas[r]))
+            for c in range(head_dim):
+                grad_query[at_row * head_dim + c] += slope * key_rows[t * head_dim + c]
+                key_sums[t * head_dim + c] += slope * queries[r * head_dim + c]
+            for c in range(value_dim):
+                value_sums[t * value_dim + c] += weight * slope_rows[r * value_dim + c]
+
+
+@part
+def ascend(prefix, first, count):
+    for r in range(first + 1, first + count):
+        if prefix[r] < prefix[r - 1]:
+            return False
+    return True
+
+
+@part_of_rows
+def differentiate_chunk(
+    first, count, num_sources, ld, num_heads, head, head_dim, value_dim, dst, prefix, scale, lse, deltas,
+    queries, slope_rows, key_columns, value_columns, key_rows, scores, slopes, sums, grad_query, key_sums, value_sums,
+):  # fmt: skip
+    """Serves some targets of one block under one head; scores become slopes of logits, and slopes weights."""
+    is_stair = ascend(prefix, first, count)
+    place = 0
+    while place < count:
+        rows = rows_at_once(place, count)
+        real = min(rows, count - place)
+        depth = prefix[first + place + real - 1] if is_stair else num_sources
+        columns, at = depth + -depth % 8, place * ld
+        multiply(scores, at, ld, queries, place * head_dim, head_dim, 1, key_columns, 0, ld, head_dim, columns, rows)
+        multiply(
+            slopes, at, ld, slope_rows, place * value_dim, value_dim, 1, value_columns, 0, ld, value_dim, columns, rows
+        )
+        for r in range(place, place + real):
+            total = lse[dst[first + r] * num_heads + head]
+            if total == -np.inf:
+                clear(scores, r * ld, columns)
+                clear(slopes, r * ld, columns)
+            else:
+                differentiate_products(scores, slopes, r * ld, columns, 0, prefix[first + r], total, deltas[r], scale)
+        if is_given(grad_query):
+            multiply(sums, 0, head_dim, scores, at, ld, 1, key_rows, 0, head_dim, depth, head_dim, rows)
+            for r in range(real):
+                at_row = dst[first + place + r] * num_heads + head
+                add_row(grad_query, at_row * head_dim, sums, r * head_dim, head_dim)
+        place += rows
+    lowest = 0  # the targets that see some of four sources
+    for column in range(0, num_sources, GROUP):
+        if is_stair:
+            while lowest < count and prefix[first + lowest] <= column:
+                lowest += 1
+        if lowest == count:
+            break
+        multiply(
+            sums, 0, head_dim, scores, lowest * ld + column, 1, ld,
+            queries, lowest * head_dim, head_dim, count - lowest, head_dim, GROUP,
+        )  # fmt: skip
+        add_rows(key_sums, column * head_dim, head_dim, sums, GROUP, head_dim)
+        multiply(
+            sums, 0, value_dim, slopes, lowest * ld + column, 1, ld,
+            slope_rows, lowest * value_dim, value_dim, count - lowest, value_dim, GROUP,
+        )  # fmt: skip
+        add_rows(value_sums, column * value_dim, value_dim, sums, GROUP, value_dim)
+
+
+@kernel
+def differentiate_blocks(
+    begin, end, table, num_heads, num_key_heads, head_dim, value_dim, dst, src, prefix, scale,
+    query, key, value, out, lse, grad_out, grad_lse, grad_query, grad_key, grad_value,
+):  # fmt: skip
+    """Adds to the gradients, zero on arrival, what all blocks bring; out and lse are those of the whole."""
+    group_size, room, tallest = num_heads // num_key_heads, widest_group(table), tallest_group(table)
+    ld, wide = room + -room % 8 + 8, max(head_dim, value_dim)
+    chunk = max(LEAST_CHUNK, CHUNK_CELLS // ld // LEAST_CHUNK * LEAST_CHUNK)
+    chunk = min(chunk, tallest + -tallest % LEAST_CHUNK)
+    at_slopes = chunk * ld
+    at_key_rows = at_slopes + chunk * ld
+    at_value_rows = at_key_rows + ld * head_dim
+    at_key_columns = at_value_rows + ld * value_dim
+    at_value_columns = at_key_columns + ld * head_dim
+    at_key_sums = at_value_columns + ld * value_dim
+    at_value_sums = at_key_sums + ld * head_dim
+    at_queries = at_value_sums + ld * value_dim
+    at_slope_rows = at_queries + chunk * head_dim
+    at_sums = at_slope_rows + chunk * value_dim
+    at_deltas = at_sums + 2 * GROUP * wide
+    num_rows, num_ours = len(lse) // num_heads, (end - begin) * group_size
+    numbers = np.zeros(at_deltas + chunk, query.dtype)
+    of_rows = np.empty(num_rows * num_ours, query.dtype)  # delta of the formulas, once for all blocks of a target
+    ask_for_huge_pages(numbers)
+    scores, slopes = pointer(numbers, 0), pointer(numbers, at_slopes)
+    key_rows, value_rows = pointer(numbers, at_key_rows), pointer(numbers, at_value_rows)
+    key_columns, value_columns = pointer(numbers, at_key_columns), pointer(numbers, at_value_columns)
+    key_sums, value_sums = pointer(numbers, at_key_sums), pointer(numbers, at_value_sums)
+    queries, slope_rows = pointer(numbers, at_queries), pointer(numbers, at_slope_rows)
+    sums, deltas = pointer(numbers, at_sums), pointer(numbers, at_deltas)
+    dst, src, prefix, query, key, value = (
+        optional(dst), optional(src), optional(prefix), optional(query), optional(key), optional(value)
+    )  # fmt: skip
+    out, lse, grad_out, grad_lse = optional(out), optional(lse), optional(grad_out), optional(grad_lse)
+    grad_query, grad_key, grad_value = optional(grad_query), optional(grad_key), optional(grad_value)
+    for row in range(num_rows):
+        for number in range(num_ours):
+            at_row = row * num_heads + begin * group_size + number
+            delta = dot(grad_out, at_row * value_dim, out, at_row * value_dim, value_dim)
+            of_rows[row * num_ours + number] = delta - grad_lse[at_row] if is_given(grad_lse) else delta
+    key_step, value_step = num_key_heads * head_dim, num_key_heads * value_dim
+    row, column = 0, 0
+    for group in range(len(table) // FIELDS):
+        num_targets, num_sources = table[FIELDS * group + 1], table[FIELDS * group + 2]
+        whole = num_sources + -num_sources % GROUP
+        for _ in range(table[FIELDS * group]):
+            for key_head in range(begin, end):
+                of_sources = gather_rows(
+                    key_rows, src, column, num_sources, key, key_step, key_head * head_dim, head_dim
+                )
+                of_sources += gather_rows(
+                    value_rows, src, column, num_sources, value, value_step, key_head * value_dim, value_dim
+                )
+                transpose(key_columns, ld, key_rows, 0, head_dim, num_sources, head_dim)
+                transpose(value_columns, ld, value_rows, 0, value_dim, num_sources, value_dim)
+                clear(key_sums, 0, whole * head_dim)
+                clear(value_sums, 0, whole * value_dim)
+                for head in range(key_head * group_size, (key_head + 1) * group_size):
+                    for place in range(0, num_targets, chunk):
+                        first, count = row + place, min(chunk, num_targets - place)
+                        check = of_sources + gather_rows(
+                            queries, dst, first, count, query, num_heads * head_dim, head * head_dim, head_dim
+                        )
+                        check += gather_rows(
+                            slope_rows, dst, first, count, grad_out, num_heads * value_dim, head * value_dim, value_dim
+                        )
+                        for r in range(count):
+                            deltas[r] = of_rows[(dst[first + r] * num_ours) + head - begin * group_size]
+                        if check == 0:
+                            differentiate_chunk(
+                                first, count, num_sources, ld, num_heads, head, head_dim, value_dim, dst, prefix, scale,
+                                lse, deltas, queries, slope_rows, key_columns, value_columns, key_rows, scores, slopes,
+                                sums, grad_query, key_sums, value_sums,
+                            )  # fmt: skip
+                        else:
+                            differentiate_slowly(
+                                first, count, ld, num_heads, head, head_dim, value_dim, dst, prefix, scale, lse, deltas,
+                                queries, slope_rows, key_rows, value_columns, scores, slopes, grad_query, key_sums,
+                                value_sums,
+                            )  # fmt: skip
+                for r in range(num_sources):
+                    at_row = src[column + r] * num_key_heads + key_head
+                    add_row(grad_key, at_row * head_dim, key_sums, r * head_dim, head_dim)
+                    add_row(grad_value, at_row * value_dim, value_sums, r * value_dim, value_dim)
+            row += num_targets
+            column += num_sources
+    keep(numbers)
