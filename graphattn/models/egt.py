@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from graphattn.graph import AttentionGraph
 from graphattn.inputs.graph import GraphBatch
 from graphattn.models.config import GraphModelConfig, check_name
 from graphattn.models.graph_model import GraphModel, reduce_nodes
@@ -134,13 +135,17 @@ class EGT(GraphModel):
         self.norm = nn.LayerNorm(config.embed_dim)
         self.head = self.head_of(config.embed_dim * (config.num_virtual if config.readout == "concat" else 1))
 
-    def forward(self, batch: GraphBatch) -> Tensor:
+    def forward(self, batch: GraphBatch, graphs: Sequence[AttentionGraph] | None = None) -> Tensor:
         """Returns [num_graphs, num_tasks], or [num_data_nodes, num_tasks] for the readout "nodes".
+
+        Args:
+            batch: graphs with features.
+            graphs: what attention reads in each layer, as `connect(batch.graph)` drew it; None draws here.
 
         Raises:
             ValueError: if the collation did not provide what the configuration names.
         """
-        graphs = self.connect(batch.graph)
+        graphs = self.connect(batch.graph) if graphs is None else graphs
         h, edge_attr, is_virtual = self.embed(batch), self.edge_state(batch), batch.virtual > 0
         for layer, graph in zip(self.layers, graphs, strict=True):
             h, edge_attr = layer(h, edge_attr, batch.graph, sampled=graph, is_virtual=is_virtual)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -270,8 +270,13 @@ class GraphTransformer(GraphModel):
         self.norm = NORMS[config.norm](dim)
         self.head = self.head_of(dim)
 
-    def forward(self, batch: GraphBatch) -> Tensor:
+    def forward(self, batch: GraphBatch, graphs: Sequence[AttentionGraph] | None = None) -> Tensor:
         """Returns [num_graphs, num_tasks], or [num_data_nodes, num_tasks] for the readout "nodes".
+
+        Args:
+            batch: graphs with features.
+            graphs: of each layer below the first pool what it attends over, as `connect(batch.graph)` drew it; None
+                draws here, where `config.select` says so.
 
         Raises:
             ValueError: if the collation did not provide what the configuration names.
@@ -281,7 +286,8 @@ class GraphTransformer(GraphModel):
         for number, layers in enumerate(self._levels):
             if number:
                 level = self._pooled(level, self.pools[number - 1])
-            for layer, graph in zip(layers, self.connect(level.graph, layers=layers), strict=True):
+            drawn = self.connect(level.graph, layers=layers) if number or graphs is None else graphs[: len(layers)]
+            for layer, graph in zip(layers, drawn, strict=True):
                 gate = None if gates is None else gates[layer]
                 level = level.with_nodes(self.blocks[layer](level.h, *level.read_over(graph), head_gate=gate))
         return self.head(self.read_out(level.with_nodes(self.norm(level.h)), batch))

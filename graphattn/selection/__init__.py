@@ -1,6 +1,6 @@
 """Selections: graph → fewer edges. Frozen specs that `draw`, and that layers take as their `select` seat."""
 
-from graphattn.selection.drawing import has_draws, set_drawing
+from graphattn.selection.drawing import drawing, has_draws, set_drawing
 from graphattn.selection.generator import generator_for
 from graphattn.selection.layer_draws import LayerDraws, is_drawable
 from graphattn.selection.per_layer import PerLayer, spec_of_each_layer
@@ -22,6 +22,7 @@ __all__ = [
     "SubsampleSources",
     "Threshold",
     "TopKEdges",
+    "drawing",
     "generator_for",
     "has_draws",
     "is_drawable",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import nn
 
 from graphattn.selection.layer_draws import LayerDraws, is_drawable
@@ -43,6 +46,19 @@ def set_drawing(model: nn.Module, when: When | None) -> None:
         )
     for module in found:
         module.when = when
+
+
+@contextmanager
+def drawing(model: nn.Module, when: When | None) -> Iterator[None]:
+    """Inside, the draws of a model are made as `set_drawing` says; afterwards as they were before."""
+    found = _drawing(model)
+    before = [module.when for module in found]
+    set_drawing(model, when)
+    try:
+        yield
+    finally:
+        for module, which in zip(found, before, strict=True):
+            module.when = which
 
 
 def _drawing(model: nn.Module) -> list[LayerDraws | DrawingSeat]:

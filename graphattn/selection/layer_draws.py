@@ -23,10 +23,16 @@ class LayerDraws(nn.Module):
     generator when the module is made; seed and step are part of the state dict. In evaluation, where `when` says that
     it draws at all, each call takes a seed from torch's default generator instead, and the step stands still.
 
+    A step is a forward in training. Whoever recomputes the whole model (activation checkpointing of it, and not of its
+    layers) would count it again and draw other graphs: draw them once by `model.connect`, and pass them on.
+
     Args:
         spec: a spec that draws, a `Ramp`, or a `PerLayer` of them. Layers whose spec does not draw (None, or
             `TopKEdges`, which reads features in its layer) get the graph as it came.
         num_layers: of the model.
+
+    The state dict has one entry for it, `draws._extra_state`: a model that draws and one that does not load one
+    another's weights with `strict=False`.
 
     Attributes:
         when: None follows the specs; "training", "always" or "never" overrules all of them (`set_drawing`).
@@ -49,7 +55,7 @@ class LayerDraws(nn.Module):
             if each is not None and not is_spec(each):
                 raise TypeError(f"spec must select edges, got {each!r}. SubsampleSources(keep_p=0.25) is one.")
         self.when: When | None = None
-        self.seed = int(torch.randint(2**63 - 1, ()))
+        self.seed = int(torch.randint(2**63 - 1, (), device="cpu"))
         self.step = -1
 
     def forward(
@@ -72,7 +78,7 @@ class LayerDraws(nn.Module):
         if self.training and step is None and 0 in layers and not torch.compiler.is_compiling():
             self.step += 1
         step = self.step if step is None else step
-        seed = self.seed if self.training or not due else int(torch.randint(2**63 - 1, ()))
+        seed = self.seed if self.training or not due else int(torch.randint(2**63 - 1, (), device="cpu"))
         graphs = {layer: self._drawn(graph, layer, step, seed) for layer in due}
         return [graphs.get(layer, graph) for layer in layers]
 
@@ -83,7 +89,7 @@ class LayerDraws(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """Returns seed and step, int64 [2], for the state dict."""
-        return torch.tensor([self.seed, self.step])
+        return torch.tensor([self.seed, self.step], device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Takes seed and step from a state dict."""

@@ -59,7 +59,7 @@ class DrawingSeat(nn.Module):
         if not is_due(self.spec, self):
             return graph, None
         refuse_in_a_compiled_region("a layer with a select seat", "call spec.draw before the region")
-        seed = int(torch.randint(2**63 - 1, ()))
+        seed = int(torch.randint(2**63 - 1, (), device="cpu"))
         return self.spec.draw(graph, generator=generator_for(seed, rank=rank_of_process())), None
 
     def extra_repr(self) -> str:
@@ -88,7 +88,8 @@ def refuse_in_a_compiled_region(who: str, advice: str) -> None:
     if torch.compiler.is_compiling():
         raise RuntimeError(
             f"{who} draws its graph in its forward, which a compiled region cannot do. Leave it uncompiled, or "
-            f"{advice}, graph.plan() on what it returns, and pass that to layers without the seat."
+            f"{advice} and graph.plan() on what it returns, and pass that on: to a layer without the seat, or to a "
+            "model as graphs=…."
         )
 
 

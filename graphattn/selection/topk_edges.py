@@ -30,7 +30,8 @@ class TopKEdges:
 
     Args:
         k: edges of each target, at least 1. A target with at least k candidates keeps exactly k, so where all have as
-            many, shapes do not change from step to step; one with fewer keeps all of them.
+            many, shapes do not change from step to step; one with fewer keeps all of them. The softmax over a single
+            edge is constant, so with k = 1 the score learns nothing.
         score_dim: width of the score, at least 1: its rank as a matrix of targets × sources.
         keep_self: whether a target keeps the edge from itself, where the graph has it, as one of the k.
 

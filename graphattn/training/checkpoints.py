@@ -106,6 +106,7 @@ class Checkpoints(lightning.Callback):
         resume: learns whether a checkpoint is taken after an epoch.
         patience: epochs without a better value; 0 never stops.
         save_every_steps: 0 keeps no checkpoints of steps.
+        fresh_from: the first epoch of another kind of training: those before it are forgotten, however good.
         interrupts: knows of Ctrl-C; None for a run that nobody interrupts.
     """
 
@@ -119,10 +120,11 @@ class Checkpoints(lightning.Callback):
         *,
         patience: int = 0,
         save_every_steps: int = 0,
+        fresh_from: int = 0,
         interrupts: OrderlyInterrupts | None = None,
     ) -> None:
         self.folder, self.task, self.monitor, self.header, self.resume = folder, task, monitor, header, resume
-        self.patience, self.save_every_steps = patience, save_every_steps
+        self.patience, self.save_every_steps, self.fresh_from = patience, save_every_steps, fresh_from
         self.interrupts = interrupts or OrderlyInterrupts()
         self.best_value, self.best_epoch, self.stopped_early = math.nan, -1, False
 
@@ -153,7 +155,8 @@ class Checkpoints(lightning.Callback):
         self.resume.after_epoch = True
         try:
             value = float(trainer.callback_metrics.get(self.monitor, math.nan))
-            if self.best_epoch < 0 or self.task.is_better(value, than=self.best_value):
+            is_first = self.best_epoch < 0 or self.best_epoch < self.fresh_from <= trainer.current_epoch
+            if is_first or self.task.is_better(value, than=self.best_value):
                 self.best_value, self.best_epoch = value, trainer.current_epoch
                 self._save(trainer, BEST)
             self.stopped_early = bool(self.patience) and trainer.current_epoch - self.best_epoch >= self.patience

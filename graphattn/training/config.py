@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -94,7 +95,8 @@ class TrainingConfig:
         log_every_steps: steps between lines of the journal.
         accelerator: "auto", "cpu" or "cuda".
         dense_from: share of `max_epochs` after which layers read whole graphs, for dense fine-tuning of a model that
-            was trained on drawn ones (`model.select`); 1 never. Early stopping may end the run before.
+            was trained on drawn ones (`model.select`); 1 never. The best epoch is then one of those, if the run comes
+            so far: early stopping may end it before.
         gate_lr: highest learning rate of head gates (`model.head_gate`), which have no weight decay.
         gate_penalty: strength of what `HeadGate.penalty` adds to the loss.
         gates_only: train the head gates and nothing else, to choose heads of a model that is trained: `start_from`.
@@ -120,6 +122,11 @@ class TrainingConfig:
     gates_only: bool = False
     start_from: str | None = None
     num_threads: int = 0
+
+    @property
+    def dense_epoch(self) -> int:
+        """The first epoch, from 0, in which layers read whole graphs."""
+        return math.ceil(self.dense_from * self.max_epochs)
 
 
 @dataclass
@@ -198,6 +205,7 @@ def resolved(config: RunConfig, dataset: GraphDataset) -> RunConfig:
         **_feature_dims(dataset),
     }
     defaults = type(config.model)()
+    decided = {name: value for name, value in decided.items() if hasattr(defaults, name)}  # one of yours may have few
     for name, value in decided.items():
         given = getattr(config.model, name)
         if given != getattr(defaults, name) and _listed(given) != _listed(value):

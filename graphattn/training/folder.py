@@ -134,9 +134,9 @@ def time_stamp() -> str:
     return datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
 
 
-def newest(directory: Path, pattern: str) -> Path | None:
-    """Returns the newest folder of a pattern, None if there is none; time stamps sort as names do."""
-    return max((path for path in directory.glob(pattern) if path.is_dir()), default=None, key=lambda path: path.name)
+def runs_of(directory: Path, pattern: str) -> list[Path]:
+    """Returns the folders of a pattern, the newest first; time stamps sort as names do."""
+    return sorted((path for path in directory.glob(pattern) if path.is_dir()), key=lambda path: path.name, reverse=True)
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:

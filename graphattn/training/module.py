@@ -50,11 +50,17 @@ class TrainingModule(lightning.LightningModule):
             for gate in predictor.head_gates():
                 gate.requires_grad_(True)
 
+    def on_train_start(self) -> None:
+        """Switches draws as the epoch asks; a run that is resumed within an epoch does not start that epoch again."""
+        self._switch_draws()
+
     def on_train_epoch_start(self) -> None:
         """From `dense_from` on, layers read whole graphs."""
+        self._switch_draws()
+
+    def _switch_draws(self) -> None:
         if self.settings.dense_from < 1.0:
-            is_dense = self.current_epoch >= self.settings.dense_from * self.settings.max_epochs
-            set_drawing(self.predictor, "never" if is_dense else None)
+            set_drawing(self.predictor, "never" if self.current_epoch >= self.settings.dense_epoch else None)
 
     def training_step(self, batch: GraphBatch, batch_idx: int) -> Tensor:
         """Returns the loss.

@@ -24,7 +24,7 @@ from graphattn.training.folder import (
     directory_of,
     environment,
     make_run_folder,
-    newest,
+    runs_of,
     time_stamp,
     write_json,
 )
@@ -98,19 +98,24 @@ def train_in(config: RunConfig, folder: Path) -> RunResult:
 
 
 def find_run(config: RunConfig) -> Path:
-    """Returns the newest run of a configuration's data set and seed.
+    """Returns the newest run of a configuration; if there is none, the newest of its data set and seed.
 
     Raises:
         FileNotFoundError: if there is none.
     """
     directory = directory_of(config.run_root, config.data.name)
-    found = newest(directory, f"*-seed{config.seed}*")
-    if found is None:
+    found = runs_of(directory, f"*-seed{config.seed}*")
+    if not found:
         raise FileNotFoundError(
             f"there is nothing to resume: {directory} has no run with seed {config.seed}. "
             "Leave --resume out, or name the folder of the run."
         )
-    return found
+    return next((path for path in found if _is_of(config, RunFolder(path))), found[0])
+
+
+def _is_of(config: RunConfig, folder: RunFolder) -> bool:
+    """Returns whether a folder is of a run with this configuration."""
+    return folder.config.is_file() and not _differing(config, read_config(folder.config))
 
 
 def require_training() -> None:
@@ -162,16 +167,20 @@ def _resumed(config: RunConfig | None, path: Path) -> RunResult:
 
 def _check_same_run(config: RunConfig, saved: RunConfig, folder: RunFolder) -> None:
     """Raises if a command asks for another run than the one it resumes; what data decide is not compared."""
-    ours, theirs = flat(as_dict(config)), flat(as_dict(saved))
-    free = {*FREE, *(f"model.{name}" for name in FROM_DATA)}
-    differing = [
-        f"{key} {theirs[key]} (here {ours[key]})" for key in ours if key not in free and ours[key] != theirs[key]
-    ]
+    differing = _differing(config, saved)
     if differing:
         raise ValueError(
             f"{folder.path} cannot be resumed with another configuration: it has {'; '.join(differing)}. "
             "Leave these out, or begin a new run without --resume."
         )
+
+
+def _differing(config: RunConfig, saved: RunConfig) -> list[str]:
+    """Returns what sets two configurations apart, but for what may differ; another network alone says enough."""
+    ours, theirs = flat(as_dict(config)), flat(as_dict(saved))
+    free = {*FREE, *(f"model.{name}" for name in FROM_DATA)}
+    keys = ["network"] if config.network != saved.network else [key for key in ours if key not in free]
+    return [f"{key} {theirs.get(key)} (here {ours[key]})" for key in keys if ours[key] != theirs.get(key)]
 
 
 def read_result(folder: RunFolder) -> RunResult:
@@ -200,7 +209,7 @@ def _fitted(config: RunConfig, dataset: GraphDataset, folder: RunFolder, checkpo
     with quiet(), threads(settings.num_threads), seeded(config.seed), OrderlyInterrupts() as interrupts:
         labels = dataset.labels[dataset.indices("train")]
         predictor = GraphPredictor(config, dataset.task, labels)
-        if settings.start_from is not None:
+        if settings.start_from is not None and checkpoint is None:
             start_from(predictor, settings.start_from)
         is_cuda = settings.accelerator in ("auto", "cuda", "gpu") and _has_cuda()
 
@@ -216,7 +225,8 @@ def _fitted(config: RunConfig, dataset: GraphDataset, folder: RunFolder, checkpo
         header = {"config": as_dict(config), "task": list(dataset.task), "fingerprint": dataset.fingerprint}
         checkpoints = Checkpoints(
             folder.checkpoints, dataset.task, module.monitor, header, exact,
-            patience=settings.patience, save_every_steps=settings.save_every_steps, interrupts=interrupts,
+            patience=settings.patience, save_every_steps=settings.save_every_steps,
+            fresh_from=settings.dense_epoch if settings.dense_from < 1 else 0, interrupts=interrupts,
         )  # fmt: skip
         journal = Journal(folder.journal)
         begun = read_checkpoint(checkpoint) if checkpoint else None

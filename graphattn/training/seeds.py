@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from graphattn.training.config import RunConfig
-from graphattn.training.folder import RunFolder, directory_of, newest, time_stamp, write_json
+from graphattn.training.folder import RunFolder, directory_of, runs_of, time_stamp, write_json
 from graphattn.training.run import RunResult, read_result, train, train_in
 
 
@@ -76,10 +76,10 @@ def train_seeds(
     stem = f"seeds-{len(seeds)}"
     path = directory / f"{time_stamp()}-{stem}"
     if resume:
-        found = newest(directory, f"*-{stem}")
-        if found is None:
+        found = runs_of(directory, f"*-{stem}")
+        if not found:
             raise FileNotFoundError(f"there is nothing to resume: {directory} has no run of {len(seeds)} seeds.")
-        path = found
+        path = found[0]
     results = []
     for seed in seeds:
         of_seed, folder = dataclasses.replace(config, seed=seed), path / f"seed{seed}"

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from graphattn.data import GraphDataset, Task, load, make_loader
-from graphattn.selection import set_drawing
+from graphattn.selection import drawing
 from graphattn.training.evaluate import Predictions
 from graphattn.training.folder import RunFolder
-from graphattn.training.load import load_run
+from graphattn.training.load import find_checkpoint, load_run, read_checkpoint
 from graphattn.training.metric import score
 from graphattn.training.predictor import GraphPredictor
 
@@ -67,7 +67,7 @@ def predict_self_ensemble(
     The model is in evaluation mode but for its draws: no dropout, and norms as trained.
 
     Args:
-        predictor: a model with a selection that draws; it reads whole graphs again afterwards.
+        predictor: a model with a selection that draws; afterwards it draws when it did before.
         dataset, split: what to predict, in its own order.
         num_passes: N, at least 1.
         average: "values" of a regression; "probabilities" (None) or "logits" of a classification.
@@ -93,17 +93,13 @@ def predict_self_ensemble(
     loader = make_loader(
         dataset, split, predictor.collate, batch_size=batch_size or predictor.config.data.batch_size, shuffle=False
     )
-    batches = list(loader)
-    outputs = []
-    set_drawing(predictor, "always")
-    try:
-        with torch.random.fork_rng(devices=[]):
-            for number in range(num_passes):
-                torch.manual_seed((seed + 1_000_003 * number) % 2**63)
-                outputs.append(predictor.outputs(batches).double())
-    finally:
-        set_drawing(predictor, None)
-    output = torch.stack(outputs)  # [num_passes, num_graphs, num_tasks]
+    outputs: list[list[Tensor]] = [[] for _ in range(num_passes)]
+    with drawing(predictor, "always"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for batch in loader:  # all passes over one batch, so that one batch at a time is held
+            for of_pass in outputs:
+                of_pass.append(predictor.outputs([batch]).double())
+    output = torch.stack([torch.cat(of_pass) for of_pass in outputs])  # [num_passes, num_graphs, num_tasks]
     passes = torch.stack([_labels(predictor, each) for each in output])
     mean = _labels(predictor, output.mean(0)) if average == "logits" else passes.mean(0)
     index = dataset.indices(split)
@@ -125,9 +121,13 @@ def evaluate_self_ensemble(
         run: its folder.
         checkpoint: None for the best one.
     """
-    predictor = load_run(RunFolder(Path(run)).path, checkpoint)
+    folder = RunFolder(Path(run))
+    predictor = load_run(folder.path, checkpoint)
     data, training = predictor.config.data, predictor.config.training
-    if training.dense_from < 1.0:
+    if (
+        training.dense_from < 1.0
+        and read_checkpoint(find_checkpoint(folder, checkpoint))["epoch"] >= training.dense_epoch
+    ):
         warnings.warn(
             f"{run} ended with dense fine-tuning (training.dense_from {training.dense_from}): its passes over drawn "
             "graphs are not what it was trained for last",

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from torch_geometric.data import Data
 
 from graphattn.inputs import GraphBatch, GraphCollate, parse_edges
-from graphattn.models import NAMED_SIZES, GraphTransformer, GraphTransformerConfig
+from graphattn.models import EGT, NAMED_SIZES, GraphTransformer, GraphTransformerConfig
 from graphattn.models.graph_transformer import GATES, NORMS
 from graphattn.nn import Pairwise, Symmetric, prune
 from graphattn.nn.combiner import Fixed
@@ -399,6 +399,18 @@ def test_layers_attend_over_the_graphs_that_connect_draws() -> None:
             h = block(h, graph, graph.align(edges, of=batch.graph), None)
         level = plain.first_level(batch).with_nodes(plain.norm(h))
         assert_close(out, plain.head(plain.read_out(level, batch)), **EXACT)
+
+
+@pytest.mark.parametrize("make", [GraphTransformer, EGT])
+def test_graphs_that_were_drawn_before_are_attended_over(make: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    options = {"select": "SubsampleSources(keep_p=0.5)", "dropout_p": 0.0, "num_layers": 2}
+    model, batch = make.from_size("tiny", LOCAL_AND_GLOBAL, **options), LOCAL_AND_GLOBAL(RECORDS)
+    out = model(batch)
+    graphs = model.connect(batch.graph, step=model.draws.step)
+    step = model.draws.step
+    assert_close(model(batch, graphs), out)
+    assert model.draws.step == step
 
 
 def test_a_selection_of_everything_is_no_selection() -> None:

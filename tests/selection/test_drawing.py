@@ -6,7 +6,7 @@ from torch import nn
 
 from graphattn.connectivity import full
 from graphattn.nn import GraphAttention
-from graphattn.selection import LayerDraws, PerLayer, SubsampleSources, has_draws, set_drawing
+from graphattn.selection import LayerDraws, PerLayer, SubsampleSources, drawing, has_draws, set_drawing
 
 HALF = SubsampleSources(keep_p=0.5)
 
@@ -28,6 +28,15 @@ def test_it_reaches_seats_and_the_draws_of_models_and_lets_go_again() -> None:
         model.eval()
         assert is_drawn() == [in_evaluation] * 2
         model.train()
+
+
+def test_for_a_while_it_draws_otherwise_and_then_as_before() -> None:
+    model = nn.ModuleList([GraphAttention(8, 2, select=HALF), LayerDraws(HALF, 1)])
+    set_drawing(model, "never")
+    with pytest.raises(KeyError), drawing(model, "always"):
+        assert model[1].when == "always"
+        raise KeyError
+    assert model[1].when == "never" == model[0].select.when
 
 
 def test_a_model_that_draws_nothing_is_refused() -> None:

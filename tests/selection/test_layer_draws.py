@@ -85,6 +85,12 @@ def test_evaluation_draws_only_where_it_is_told_to_and_from_the_default_generato
     assert all(graph is GRAPH for graph in draws(GRAPH))
 
 
+def test_its_numbers_are_on_the_cpu_whatever_the_default_device() -> None:
+    with torch.device("meta"):
+        draws = made()
+        assert draws.get_extra_state().tolist() == [draws.seed, -1]
+
+
 def test_what_is_no_spec_is_refused() -> None:
     with pytest.raises(TypeError, match=r"spec must select edges, got 0\.5"):
         LayerDraws(0.5, 2)

@@ -10,6 +10,8 @@ import torch
 from graphattn.training import RunConfig, RunResult, read_config, train
 
 SOURCE = """
+import dataclasses
+
 import torch
 from torch_geometric.data import Data
 
@@ -48,6 +50,25 @@ class Degrees(torch.nn.Module):
     def forward(self, batch):
         owner = batch.batch[batch.graph.edge_index[1]]
         return self.layers(torch.bincount(owner, minlength=batch.num_graphs).float()[:, None])
+
+
+@dataclasses.dataclass
+class Width:
+    width: int = 4
+    num_tasks: int = 1
+
+
+class Sizes(torch.nn.Module):
+    # its own configuration, which has little of ours
+    config_class = Width
+
+    def __init__(self, config):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(1, config.width), torch.nn.Tanh(),
+                                          torch.nn.Linear(config.width, config.num_tasks))
+
+    def forward(self, batch):
+        return self.layers(torch.bincount(batch.batch, minlength=batch.num_graphs).float()[:, None])
 
 
 def no_module(config):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from graphattn.training.folder import RunFolder, directory_of, environment, make_run_folder, newest, read_journal
+from graphattn.training.folder import RunFolder, directory_of, environment, make_run_folder, read_journal, runs_of
 
 
 def test_a_name_that_is_taken_gets_a_number(tmp_path: Path) -> None:
@@ -39,9 +39,9 @@ def test_a_journal_is_read_without_lines_that_were_cut_off(tmp_path: Path) -> No
 def test_the_newest_run_is_the_last_time_stamp(tmp_path: Path) -> None:
     for name in ("20250101-000000-seed1", "20260101-000000-seed1", "20270101-000000-seed2"):
         (tmp_path / name).mkdir()
-    found = newest(tmp_path, "*-seed1*")
+    found = next(iter(runs_of(tmp_path, "*-seed1*")), None)
     assert found is not None and found.name == "20260101-000000-seed1"
-    assert newest(tmp_path / "nowhere", "*") is None
+    assert runs_of(tmp_path / "nowhere", "*") == []
 
 
 def test_directories_are_named_for_the_data(tmp_path: Path) -> None:

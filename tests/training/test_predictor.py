@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from graphattn.data import load, make_loader
-from graphattn.training import GraphPredictor, load_run, train
+from graphattn.training import GraphPredictor, load_run, read_config, train
 from graphattn.training.config import as_yaml, resolved
 from graphattn.training.folder import RunFolder
+from graphattn.training.run import find_run
 
 
 def test_predictions_are_in_label_units_and_in_evaluation_mode(make_config) -> None:
@@ -59,6 +60,19 @@ def test_a_network_of_yours_trains_resumes_and_is_loaded(make_config, capsys) ->
     folder.config.write_text(as_yaml(dataclasses.replace(config, network="graphattn.models:GraphTransformer")))
     with pytest.raises(ValueError, match=r"another model: it has network toy_rings:Degrees \(here graphattn"):
         load_run(whole.folder)
+
+
+def test_a_network_of_yours_may_have_a_configuration_of_its_own(make_config, tmp_path: Path) -> None:
+    data = ["--data.name", "toy_rings:rings", "--training.num_threads", "1", "--run_root", str(tmp_path / "own")]
+    config = read_config(
+        None, [*data, "--network", "toy_rings:Sizes", "--model.width", "7", "--training.max_epochs", "2"]
+    )
+    whole = train(config)
+    assert load_run(whole.folder).network.layers[0].out_features == 7
+    with pytest.raises(ValueError, match="it has network toy_rings:Sizes"):
+        train(make_config("--run_root", str(tmp_path / "own")), resume=whole.folder)
+    other = train(make_config("--run_root", str(tmp_path / "own"), "--training.max_epochs", "2"))
+    assert find_run(config) == Path(whole.folder) != Path(other.folder)  # the newest of the same network
 
 
 def test_a_network_that_is_none_is_refused(make_config) -> None:

@@ -101,9 +101,18 @@ def test_a_run_on_drawn_graphs_resumes_to_the_same_bits(make_config, same) -> No
     folder = RunFolder(Path(whole.folder))
     other = train(config)
     RunFolder(Path(other.folder)).result.unlink()
-    resumed = train(resume=Path(other.folder) / "checkpoints" / "step-4.ckpt")
-    assert (resumed.valid, resumed.test) == (whole.valid, whole.test)
-    assert same(folder.checkpoints / "last.ckpt", Path(other.folder) / "checkpoints" / "last.ckpt")
+    for step in (14, 4):  # in the dense phase and before it, both in the middle of an epoch
+        resumed = train(resume=Path(other.folder) / "checkpoints" / f"step-{step}.ckpt")
+        assert (resumed.valid, resumed.test) == (whole.valid, whole.test)
+        assert same(folder.checkpoints / "last.ckpt", Path(other.folder) / "checkpoints" / "last.ckpt")
+        RunFolder(Path(other.folder)).result.unlink()
+
+
+def test_the_best_epoch_is_one_of_dense_fine_tuning(make_config) -> None:
+    options = ["--model.select", HALF, "--training.lr", "0.05", "--training.max_epochs", "4"]
+    plain = train(make_config(*options))
+    assert plain.best_epoch < 4  # or the test shows nothing
+    assert train(make_config(*options, "--training.dense_from", "0.75")).best_epoch == 4
 
 
 def test_the_command_says_what_passes_and_their_average_score(make_config, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +132,7 @@ def test_dense_fine_tuning_reads_whole_graphs_from_its_epoch_on(make_config, mon
         "graphattn.training.module.set_drawing", lambda model, when: (seen.append(when), set_drawing(model, when))
     )
     train(make_config("--model.select", HALF, "--training.dense_from", "0.5", "--training.max_epochs", "4"))
-    assert seen == [None, None, "never", "never"]
+    assert seen == [None, None, None, "never", "never"]  # at the start, and of each epoch
 
 
 def test_dense_fine_tuning_of_a_model_that_draws_nothing_is_refused(make_config) -> None:
