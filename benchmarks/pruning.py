@@ -15,11 +15,12 @@ heads, and scored on the test split as it is, without further training.
     Michel        importance of the heads of the trained whole model; nothing is trained
 
 Nothing was searched: temperatures, rates and the penalty are those below. Three seeds tell apart what differs by more
-than the spread. It can be stopped and started again, or split among processes by --methods.
+than the spread. It can be stopped and started again, in one process at a time.
 """
 
 import argparse
 import json
+import shutil
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ def pruned(run: RunResult, keep: int) -> dict[str, Any]:
     """Prunes a run, or returns what was found."""
     folder = Path(f"{run.folder}-keep{keep}")
     if not (folder / "pruned.json").is_file():
+        shutil.rmtree(folder, ignore_errors=True)  # what was stopped half way
         prune_run(run.folder, keep, folder=folder)
     return json.loads((folder / "pruned.json").read_text())
 

@@ -4,7 +4,8 @@
                                [--out FILE.json]
 
 ogbg-molesol, official scaffold split, OGB's evaluator, the configurations that come with the package, all with the
-same width, depth, batches, optimizer and number of epochs; no early stopping, nothing was searched. Each run is scored
+same width, depth, batches, optimizer and number of epochs; no early stopping, nothing was searched. What they read of a
+molecule differs as said: bonds, or all pairs; egt alone reads distances and singular vectors. Each run is scored
 on the test split at the epoch with the best valid metric; test labels decide nothing.
 
     bonds           ogbg-molesol: attention over bonds and one virtual node
@@ -13,8 +14,9 @@ on the test split at the epoch with the best valid metric; test labels decide no
     self-ensemble   the runs of ssa, 16 passes over drawn sources averaged
     ssa, dense      ogbg-molesol-ssa: the last tenth of the epochs dense
     egt             ogbg-molesol-egt: the Edge-augmented Graph Transformer
-    pool            ogbg-molesol-pool: the better half of the atoms after the third layer, by successive halving
+    pool            ogbg-molesol-pool: bonds, read out of the eight best atoms, by successive halving
     topk            ogbg-molesol-topk: each atom's best edges by a learned score
+    combiner        ogbg-molesol-combiner: all pairs, in two of four layers through summaries of ring systems
     everything      drawn sources, pairwise scores, half of the heads, a Combiner layer and a pool in one model
 
 Three seeds tell apart what differs by more than the spread, and nothing else. It can be stopped and started again, or
@@ -42,6 +44,7 @@ MODELS = {
     "egt": ("ogbg-molesol-egt", []),
     "pool": ("ogbg-molesol-pool", []),
     "topk": ("ogbg-molesol-topk", []),
+    "combiner": ("ogbg-molesol-combiner", []),
     "everything": ("everything", []),
 }
 

@@ -5,13 +5,13 @@
 8 heads × 64, float32, forward with backward. "dense SDPA" is torch's flash kernel over all pairs; the others read 1/4,
 1/6 or 1/8 of the sources, the same for all targets and heads. Each such call is a step of training: it draws the
 sources anew (`SubsampleSources.draw`), takes their keys and values out of those of all nodes, attends, and sums the
-gradients back into those of all nodes. It first equals attention over all pairs under the mask of the drawn sources, in
-output and gradients. All are timed in turn, round by round. A row gives the median in ms with its spread, by how much
-dense SDPA is slower (median over rounds), and what one call adds to resident memory at its peak, in a process of its
-own, beside materialised attention (`SDPBackend.MATH`), which the reduction is a ratio of, and beside the flash kernel.
-Sample row:
+gradients back into those of all nodes. It first equals attention over all pairs under the mask of the drawn sources,
+in output and gradients (of up to 1,024 nodes: the check holds all pairs in float64). All are timed in turn, round by
+round. A row gives the median in ms with its spread, by how much dense SDPA is slower (median over rounds), and what one
+call adds to resident memory at its peak, in a process of its own, beside materialised attention (`SDPBackend.MATH`),
+which the reduction is a ratio of, and beside the flash kernel. Sample row:
 
-    8192 nodes, 1/8   412 ms (405-430)   7.10x dense SDPA   86 MiB: materialised takes 73.1x, flash 0.9x as much
+     8192 nodes, 1/8           532.2 ms (483.7-544.3)  7.61x dense SDPA  69 MiB: materialised takes 89.4x, flash 1.43x …
 """
 
 import argparse

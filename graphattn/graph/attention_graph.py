@@ -257,7 +257,8 @@ class AttentionGraph:
         if self.blocks is None:
             return self
         if "listed" not in self._cache:
-            self._cache["listed"] = list_blocks(self)
+            with torch.inference_mode(False):
+                self._cache["listed"] = list_blocks(self)
         return self._cache["listed"]
 
     @property
@@ -522,16 +523,20 @@ class AttentionGraph:
                     "graph.plan() must be made before a compiled region uses the graph. "
                     "Call graph.plan() where the graph is made."
                 )
-            plan = make_plan(self.explicit_edges, self.num_src_nodes, self.num_dst_nodes, self.blocks, self._head_mask)
-            plan.mark_dynamic()
-            self.__dict__["_plan"] = plan
-            is_read = plan.is_read()
-            if int(is_read.sum()) < MAX_READ_SHARE * self.num_src_nodes:
-                compact, kept = self.compact_sources()
-                compact.__dict__["_plan"] = plan.keep_sources(kept)
-                compact.plan().mark_dynamic()
-                self._cache["read"] = compact, kept
+            with torch.inference_mode(False):  # it is kept, so it must serve training as well
+                self._make_plan()
         return self._plan  # type: ignore[return-value]
+
+    def _make_plan(self) -> None:
+        plan = make_plan(self.explicit_edges, self.num_src_nodes, self.num_dst_nodes, self.blocks, self._head_mask)
+        plan.mark_dynamic()
+        self.__dict__["_plan"] = plan
+        is_read = plan.is_read()
+        if int(is_read.sum()) < MAX_READ_SHARE * self.num_src_nodes:
+            compact, kept = self.compact_sources()
+            compact.__dict__["_plan"] = plan.keep_sources(kept)
+            compact.plan().mark_dynamic()
+            self._cache["read"] = compact, kept
 
     def only_read_sources(self) -> tuple[AttentionGraph, Tensor | None]:
         """Returns `compact_sources()`, made once with the plan, or (self, None) where most sources are read anyway.

@@ -74,6 +74,6 @@ _merge_max = make_operator(
     fake=_fake_forward,
     gradients=_gradients,
     remember=_remember,
-    no_second="The kernel that merges maxima has no double backward.",
+    no_second='The kernel that merges maxima has no double backward: use summary="mean" of a Combiner.',
 )
 _merge_max_backward = make_operator("merge_max_backward", cpu=_backward, fake=_fake_backward)

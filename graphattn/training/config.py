@@ -100,6 +100,7 @@ class TrainingConfig:
         gate_lr: highest learning rate of head gates (`model.head_gate`), which have no weight decay.
         gate_penalty: strength of what `HeadGate.penalty` adds to the loss.
         gates_only: train the head gates and nothing else, to choose heads of a model that is trained: `start_from`.
+            All but the gates runs as in evaluation.
         start_from: folder of a run whose best checkpoint the model starts from; of head gates and draws, which a run
             before may not have had, it takes nothing.
         num_threads: of the training process on the CPU; 0 leaves torch's own choice. With small batches one thread is

@@ -13,6 +13,7 @@ from graphattn.training.config import RunConfig, as_dict, default_config, flat, 
 from graphattn.training.folder import RunFolder
 from graphattn.training.predictor import GraphPredictor
 
+FREE_TO_START = ("model.head_gate", "model.select", "model.impl", "model.dropout_p", "model.attention_dropout_p")
 PREFIX = "predictor."  # of the module's parameters in a checkpoint
 
 
@@ -106,16 +107,25 @@ def start_from(predictor: GraphPredictor, run: str | Path) -> None:
     """
     folder = RunFolder(Path(run).expanduser()).checked()
     path = find_checkpoint(folder)
+    ours, theirs = flat(as_dict(predictor.config)), flat(as_dict(read_config(folder.config)))
+    differing = [
+        f"{key} {theirs.get(key)} (here {ours.get(key)})"
+        for key in sorted({*ours, *theirs})
+        if key.startswith(("model.", "inputs.", "network")) and key not in FREE_TO_START
+        if ours.get(key) != theirs.get(key)
+    ]
+    if differing:
+        raise ValueError(
+            f"training.start_from {run} has another model: {'; '.join(differing)}. Start from a run whose model "
+            f"differs in {', '.join(key.partition('.')[2] for key in FREE_TO_START)} alone."
+        )
     given = {name.removeprefix(PREFIX): value for name, value in read_checkpoint(path)["state_dict"].items()}
     own = {name: value for name, value in predictor.state_dict().items() if _is_of_seats(name)}
     taken = {name: value for name, value in given.items() if not _is_of_seats(name)}
     try:
         predictor.load_state_dict({**taken, **own})
     except RuntimeError as error:
-        raise ValueError(
-            f"training.start_from {run} has another model: {_first_line(error, 2)}. Start from a run whose model "
-            "differs in head gates and draws alone."
-        ) from error
+        raise ValueError(f"training.start_from {run} has other weights: {_first_line(error, 2)}.") from error
 
 
 def _is_of_seats(name: str) -> bool:

@@ -62,6 +62,13 @@ class TrainingModule(lightning.LightningModule):
         if self.settings.dense_from < 1.0:
             set_drawing(self.predictor, "never" if self.current_epoch >= self.settings.dense_epoch else None)
 
+    def on_train_batch_start(self, batch: GraphBatch, batch_idx: int) -> None:
+        """Where head gates alone are trained, all else is as in evaluation: norms stand still, nothing is dropped."""
+        if self.settings.gates_only:
+            self.predictor.eval()
+            for gate in self.predictor.head_gates():
+                gate.train()
+
     def training_step(self, batch: GraphBatch, batch_idx: int) -> Tensor:
         """Returns the loss.
 

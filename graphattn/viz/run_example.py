@@ -186,7 +186,7 @@ def save_run_example(
         run: folder that `graphattn train` made, or a folder of seeds, of which the first is drawn.
         path: its ending says the format; None is `pathways.png` in the folder.
         index, split: which graph, as in `run_example`. One of many nodes is drawn in layers, and so is one that the
-            model pools.
+            model pools or summarises.
 
     Raises:
         what `run_example`, `RunExample.draw` and `save_picture` raise.

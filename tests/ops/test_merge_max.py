@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from graphattn.ops import merge_max as module
+from graphattn.ops._impl.numba import threads
 from graphattn.ops.merge_max import Merges, can_merge, merge_max
 
 # sets of 7 rows: a chain over 0 … 3, a tree over 4 … 6, both, one row, nothing
@@ -55,7 +56,8 @@ def test_nothing_but_the_values_is_kept_for_the_backward() -> None:
     assert [x.data_ptr() for x in kept if x.is_floating_point()] == [values.data_ptr()]
 
 
-def test_threads_change_no_bit() -> None:
+def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "SMALL_WORK", 0)  # so little work would run on one
     values, before, found = drawn(64), torch.get_num_threads(), []
     try:
         for number in (1, 2):
@@ -83,3 +85,11 @@ def test_a_second_derivative_is_refused() -> None:
     (grad,) = torch.autograd.grad(merge_max(values, MERGES).square().sum(), values, create_graph=True)
     with pytest.raises(NotImplementedError, match="double backward"):
         grad.sum().backward()
+
+
+def test_a_nan_is_kept_on_either_side_of_a_merge() -> None:
+    for row in range(7):
+        values = drawn(8).detach()
+        values[row] = torch.nan
+        found, expected = merge_max(values, MERGES), merge_max(values.nan_to_num(1e9), MERGES)
+        assert torch.equal(found.isnan().any(1), (expected == 1e9).any(1))

@@ -53,7 +53,8 @@ class Members(NamedTuple):
 def members_of(summarise: AttentionGraph) -> Members:
     """Reads the members off a graph tokens → abstractions, once a graph."""
     if "members" not in summarise.notes:
-        summarise.notes["members"] = _read(summarise)
+        with torch.inference_mode(False):  # kept, so it must serve training as well
+            summarise.notes["members"] = _read(summarise)
     return summarise.notes["members"]
 
 
@@ -86,6 +87,8 @@ def mean_pool(values: Tensor, members: Members) -> Tensor:
     >>> mean_pool(torch.tensor([1.0, 4.0, 2.0])[:, None, None], members).flatten()
     tensor([2.5000, 2.0000])
     """
+    if values.dtype in (torch.float16, torch.bfloat16):  # which sums of many would leave
+        return mean_pool(values.float(), members).to(values.dtype)
     sums = []
     for src, prefix, num_targets in members.lines:
         of_line = _of_lines(values, src)

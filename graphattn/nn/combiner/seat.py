@@ -147,7 +147,12 @@ class CombinerSeat(nn.Module):
                     "the graphs of a Combiner are made before a compiled region. Call layer.connect.pairs_of(graph) "
                     "where the graph is made, or leave the layer uncompiled."
                 )
-            graph.notes[note] = self.spec.pairs(graph)
+            with torch.inference_mode(False):  # kept, so they must serve training as well
+                pairs = graph.notes[note] = self.spec.pairs(graph)
+                for pair in pairs:  # a compiled region makes none of what follows
+                    members_of(pair.summarise)
+                    pair.summarise.plan()
+                    pair.attend.plan()
         return graph.notes[note]
 
     def _sources(
@@ -166,7 +171,7 @@ class CombinerSeat(nn.Module):
             summary = graph_attention(pooled_query, key, value, pair.summarise, impl=impl)
         bias = None
         if self.spec.log_size:
-            bias = F.pad(members.size.clamp(min=1).to(key.dtype).log(), (key.shape[0], 0))
+            bias = F.pad(members.size.clamp(min=1).double().log().to(key.dtype), (key.shape[0], 0))
         return torch.cat([key, pooled_key]), torch.cat([value, summary.to(value.dtype)]), bias
 
     def _pooled(self, values: Tensor, members: Members, learned: DeepSet | None) -> Tensor:

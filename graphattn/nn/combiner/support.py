@@ -87,7 +87,7 @@ def labels_of_kind(graph: AttentionGraph, kind: str, causal: bool) -> Tensor:
         raise ValueError(
             f"edges of kind {kind!r} must join the tokens of a cluster, all of them and those alone"
             f"{', and none look ahead' if causal else ''}, got {graph!r}. Pass connectivity.clusters(sizes, labels)"
-            f"{' kept causal' if causal else ''}, or Clusters(causal={not causal})."
+            f"{' kept causal' if causal else ''}, with the label −1 for padding, or Clusters(causal={not causal})."
         )
     labels = torch.where(label == graph.num_src_nodes, -1, label)
     if graph.num_edges not in (num_edges, _num_full(graph.src_ptr, label >= 0, causal)):

@@ -169,6 +169,8 @@ def _block_attention_backward(
     num_dst_nodes, num_src_nodes = query.shape[0], key.shape[0]
     head_dim, value_dim = query.shape[2], value.shape[2]
     sees_nothing = lse == -torch.inf
+    if grad_lse is not None:
+        grad_lse = grad_lse.masked_fill(sees_nothing, 0.0)
     if runs_in_kernel(query, key, table):
         launch = _kernels()
         grads = launch.block_attention_backward(
@@ -182,7 +184,6 @@ def _block_attention_backward(
     if grad_lse is not None:
         # A logit's gradient is weight · (grad_out · value − grad_out · out + grad_lse); the kernel lacks the last term.
         # One more column adds it: 1 in grad_out, 0 in value, −grad_lse in out.
-        grad_lse = grad_lse.masked_fill(sees_nothing, 0.0)
         g[..., value_dim] = 1.0
         o[..., value_dim] = -_rows(grad_lse, to_dst)
     total = _rows(lse.masked_fill(sees_nothing, torch.inf), to_dst)  # where nothing is seen, weights are 0

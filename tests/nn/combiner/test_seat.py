@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.testing import assert_close
 
+from graphattn import connectivity
 from graphattn.connectivity import clusters, full, sliding_window
 from graphattn.graph import AttentionGraph
 from graphattn.graph.rules import is_causal
 from graphattn.nn import EdgeTerms, GraphAttention, combiner
+from graphattn.nn.combiner.pooling import mean_pool, members_of
 from graphattn.ops import graph_attention
 from graphattn.viz import pathways, record
 from tests.connectivity.combiner.covers import Rule, axial, fixed, log_sparse
@@ -469,3 +471,31 @@ def test_a_nan_stays_in_its_example_and_after_its_token(spec: Callable[..., Any]
     is_spoilt = out.isnan().any(1)
     assert is_spoilt[4] and not is_spoilt[:4].any() and not is_spoilt[9:].any()
     assert_close(out[~is_spoilt], expected[~is_spoilt])
+
+
+@pytest.mark.parametrize("spec", [combiner.Fixed(3), combiner.LogSparse(), combiner.AxialVertical(3)], ids=repr)
+def test_pairs_that_are_made_before_let_a_layer_compile(spec: Any) -> None:
+    torch._dynamo.reset()
+    layer, x, graph = GraphAttention(12, 3, connect=spec), torch.randn(8, 12), full(8).keep(is_causal)
+    layer.connect.pairs_of(graph)
+    graph.plan()
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    assert_close(compiled(x, graph), layer(x, graph))
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("impl", ["auto", "scatter", "fused", "blocks"])
+def test_a_graph_that_was_first_used_in_inference_serves_training(impl: str) -> None:
+    for connect in (None, combiner.Fixed(3)):
+        layer, x, graph = GraphAttention(12, 3, connect=connect, impl=impl), torch.randn(8, 12), full(8)
+        with torch.inference_mode():
+            expected = layer(x, graph)
+        out = layer(x, graph)
+        out.square().sum().backward()
+        assert_close(out.detach(), expected)
+
+
+def test_means_of_many_halves_are_summed_in_float32() -> None:
+    members = members_of(connectivity.combiner.fixed(4096, 2048, causal=True).summarise)
+    values = torch.full((4096, 1, 1), 40.0, dtype=torch.float16)
+    assert mean_pool(values, members).flatten().tolist() == [40.0, 40.0]

@@ -37,7 +37,8 @@ def merge_all(best, left, right, num_merges, num_rows, values, channels, first, 
                 y = load(values, b * channels + first + c)
             else:
                 y = load(best, (b - num_rows) * CHUNK + c)
-            store(best, merge * CHUNK + c, larger(x, y))
+            # of a pair with a NaN the second is taken, so a NaN on the left has to be kept
+            store(best, merge * CHUNK + c, where_equal(x, x, larger(x, y), x))
 
 
 @kernel
