@@ -115,7 +115,10 @@ def find_run(config: RunConfig) -> Path:
 
 def _is_of(config: RunConfig, folder: RunFolder) -> bool:
     """Returns whether a folder is of a run with this configuration."""
-    return folder.config.is_file() and not _differing(config, read_config(folder.config))
+    try:
+        return folder.config.is_file() and not _differing(config, read_config(folder.config))
+    except (ValueError, TypeError, ImportError):  # of another version, or of a network that is not here
+        return False
 
 
 def require_training() -> None:

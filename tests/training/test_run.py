@@ -47,6 +47,10 @@ def test_resume_looks_for_the_newest_run_of_the_seed(make_config) -> None:
     for name in ("20250101-000000-seed0", "20250102-000000-seed1"):
         (Path(config.run_root) / "toy_rings-rings" / name).mkdir(parents=True)
     assert find_run(config).name == "20250101-000000-seed0"
+    damaged = Path(config.run_root) / "toy_rings-rings" / "20250103-000000-seed0"
+    damaged.mkdir()
+    (damaged / "config.yaml").write_text("network: nowhere:Net\n")
+    assert find_run(config) == damaged  # none is of this configuration: the newest says what differs
 
 
 def test_resuming_with_another_configuration_names_what_differs(finished, make_config) -> None:
