@@ -103,8 +103,9 @@ def test_a_trial_that_fails_counts_and_is_never_the_best(make_config, tmp_path: 
     found = tune(config, 2, tmp_path / "search", space={"model.num_heads": (3,)})  # embed_dim 8 has no 3 heads
     assert not found.trials[1].results and "num_heads" in found.trials[1].failure
     assert found.best == config
-    broken = dataclasses.replace(config, model=dataclasses.replace(config.model, num_heads=3))
-    with pytest.raises(ValueError, match="num_heads"):
+    hops = "SubsampleHops(num_hops=1, sigma=1.0, steps='ring')"  # of which a graph has none, as the first batch says
+    broken = make_config("--training.max_epochs", "1", "--model.select", hops)
+    with pytest.raises(ValueError, match="steps must name a kind of the graph's edges"):
         tune(broken, 2, tmp_path / "broken", space=SPACE)
 
 
