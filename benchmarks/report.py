@@ -551,6 +551,8 @@ def seats_table(rows: list[dict]) -> list[str]:
         name = row["model"] + (f", {row['num_passes']} passes" if row["num_passes"] else "")
         cells = [name, f"{row['num_parameters']:,}", str(len(row["seeds"])), f"{row['mean']:.3f} ± {row['std']:.3f}"]
         lines.append(f"| {' | '.join(cells)} |")
+    commits = sorted({commit for row in rows for commit in row["commits"]})
+    lines += ["", f"The runs were trained at {', '.join(commits)}."]
     spread = next((row["spread_of_prediction"] for row in rows if row["spread_of_prediction"]), None)
     if spread is not None:
         lines += ["", f"Over the passes of the self-ensemble a prediction varies by {spread:.3f} (standard deviation)."]
