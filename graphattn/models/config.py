@@ -115,11 +115,18 @@ class GraphModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns numbers, strings and lists, from which `from_dict` makes the same configuration."""
-        return {name: _listed(value) for name, value in asdict(self).items()}
+        return {name: listed(value) for name, value in asdict(self).items()}
 
 
-def _listed(value: Any) -> Any:
-    return [_listed(inner) for inner in value] if isinstance(value, tuple) else value
+def listed(value: Any) -> Any:
+    """Returns a value with tuples as lists, however deep, as YAML and JSON hold it.
+
+    >>> listed({"kinds": ("bond", "full")})
+    {'kinds': ['bond', 'full']}
+    """
+    if isinstance(value, tuple | list):
+        return [listed(inner) for inner in value]
+    return {key: listed(inner) for key, inner in value.items()} if isinstance(value, dict) else value
 
 
 def check_name(name: str, valid: Iterable[str], what: str) -> None:

@@ -363,7 +363,7 @@ class Block(nn.Module):
         self.attention = GraphAttention(
             dim,
             config.num_heads if num_heads is None else num_heads,
-            head_dim=None if num_heads is None or dim % config.num_heads else dim // config.num_heads,
+            head_dim=dim // config.num_heads,
             score=read_seat(config.score, SCORES, "score"),
             select=select,
             connect=connect,

@@ -69,11 +69,11 @@ class Ramp:
         share = min(max((step - self.first_step) / self.num_steps, 0.0), 1.0)
         if share in (0.0, 1.0):
             return self.end if share else self.start
-        moved = {name: one + share * (other - one) for name, one, other in self._moving()}
-        is_whole = {name: isinstance(one, int) and isinstance(other, int) for name, one, other in self._moving()}
-        return dataclasses.replace(  # type: ignore[type-var]
-            self.start, **{name: round(value) if is_whole[name] else value for name, value in moved.items()}
-        )
+        moved = {}
+        for name, one, other in self._moving():
+            value = one + share * (other - one)
+            moved[name] = round(value) if isinstance(one, int) and isinstance(other, int) else value
+        return dataclasses.replace(self.start, **moved)  # type: ignore[type-var]
 
     def _moving(self) -> list[tuple[str, Any, Any]]:
         """Returns name, first and last value of each field in which the two specs differ."""

@@ -14,21 +14,12 @@ from typing import Any
 from graphattn.data import GraphDataset
 from graphattn.data.reference import find_callable
 from graphattn.inputs import GraphCollate, parse_edges
+from graphattn.models.config import PROVIDED, listed
 from graphattn.models.graph_transformer import GraphTransformerConfig
 
 NETWORK = "graphattn.models:GraphTransformer"
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-FROM_DATA = (
-    "num_tasks",
-    "atom_dims",
-    "bond_dims",
-    "kinds",
-    "max_hops",
-    "num_walks",
-    "num_eigenvectors",
-    "num_singular",
-    "num_virtual",
-)  # fmt: skip  (fields of the model that data and inputs decide)
+FROM_DATA = ("num_tasks", "atom_dims", "bond_dims", *PROVIDED)  # fields of the model that data and inputs decide
 
 
 @dataclass
@@ -197,19 +188,14 @@ def resolved(config: RunConfig, dataset: GraphDataset) -> RunConfig:
     collate = config.inputs.collate()
     decided: dict[str, Any] = {
         "num_tasks": dataset.task.num_tasks,
-        "kinds": collate.kinds,
-        "max_hops": collate.max_hops,
-        "num_walks": collate.num_walks,
-        "num_eigenvectors": collate.num_eigenvectors,
-        "num_singular": collate.num_singular,
-        "num_virtual": collate.num_virtual,
+        **{name: getattr(collate, name) for name in PROVIDED},
         **_feature_dims(dataset),
     }
     defaults = type(config.model)()
     decided = {name: value for name, value in decided.items() if hasattr(defaults, name)}  # one of yours may have few
     for name, value in decided.items():
         given = getattr(config.model, name)
-        if given != getattr(defaults, name) and _listed(given) != _listed(value):
+        if given != getattr(defaults, name) and listed(given) != listed(value):
             raise ValueError(
                 f"model.{name} is decided by data and inputs and would be {value}, got {given}. Leave it out."
             )
@@ -281,10 +267,8 @@ def read_config(source: str | Path | None = None, overrides: Sequence[str] = ())
                 f"`graphattn train --help` lists those that begin with {group}."
             )
     check_keys(flat(values), f" in {source}", network=network)
-    for option in overrides:
-        if not option.startswith("--"):
-            continue
-        check_keys([option[2:].partition("=")[0]], "", dashes="--", network=network)
+    options = [option[2:].partition("=")[0] for option in overrides if option.startswith("--")]
+    check_keys(options, dashes="--", network=network)
     parser = _parser(network, exit_on_error=False, prog="graphattn train")
     try:
         known = parser.parse_object(values) if values else parser.get_defaults()
@@ -384,13 +368,7 @@ def _short(message: str) -> str:
 
 def as_dict(config: Any) -> dict[str, Any]:
     """Returns a dataclass as nested plain values, tuples as lists, ready for YAML and JSON."""
-    return {key: _listed(value) for key, value in dataclasses.asdict(config).items()}
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return [_listed(inner) for inner in value]
-    return {key: _listed(inner) for key, inner in value.items()} if isinstance(value, dict) else value
+    return {key: listed(value) for key, value in dataclasses.asdict(config).items()}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -403,6 +381,15 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return found
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    """Returns a text for each of the keys in which two configurations, as `flat` has them, differ.
+
+    >>> differences({"seed": 0, "run_root": "runs"}, {"seed": 1, "run_root": "runs"}, ["seed", "run_root"])
+    ['seed 1 (here 0)']
+    """
+    return [f"{key} {theirs.get(key)} (here {ours.get(key)})" for key in keys if ours.get(key) != theirs.get(key)]
 
 
 def as_yaml(config: RunConfig) -> str:

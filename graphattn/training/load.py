@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from graphattn.data import Task
-from graphattn.training.config import RunConfig, as_dict, default_config, flat, read_config
+from graphattn.training.config import RunConfig, as_dict, default_config, differences, flat, read_config
 from graphattn.training.folder import RunFolder
 from graphattn.training.predictor import GraphPredictor
 
@@ -70,15 +71,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def check_same_model(config: RunConfig, contents: dict[str, Any], path: Path) -> None:
     """Raises a ValueError if a checkpoint is of another model or input than a configuration; names what differs."""
-    ours = flat(as_dict(config))
-    theirs = flat(as_dict(default_config(config.network))) | flat(
-        contents["graphattn"]["config"]
-    )  # an older one lacks newer keys
-    differing = [
-        f"{key} {theirs.get(key)} (here {ours.get(key)})"
-        for key in sorted({*ours, *theirs})
-        if key.startswith(("model.", "inputs.", "network")) and ours.get(key) != theirs.get(key)
-    ]
+    # a checkpoint of an older version lacks newer keys
+    theirs = flat(as_dict(default_config(config.network))) | flat(contents["graphattn"]["config"])
+    differing = _differences_of_model(flat(as_dict(config)), theirs)
     if differing:
         raise ValueError(
             f"{path} is a checkpoint of another model: it has {'; '.join(differing)}. "
@@ -108,12 +103,7 @@ def start_from(predictor: GraphPredictor, run: str | Path) -> None:
     folder = RunFolder(Path(run).expanduser()).checked()
     path = find_checkpoint(folder)
     ours, theirs = flat(as_dict(predictor.config)), flat(as_dict(read_config(folder.config)))
-    differing = [
-        f"{key} {theirs.get(key)} (here {ours.get(key)})"
-        for key in sorted({*ours, *theirs})
-        if key.startswith(("model.", "inputs.", "network")) and key not in FREE_TO_START
-        if ours.get(key) != theirs.get(key)
-    ]
+    differing = _differences_of_model(ours, theirs, free=FREE_TO_START)
     if differing:
         raise ValueError(
             f"training.start_from {run} has another model: {'; '.join(differing)}. Start from a run whose model "
@@ -126,6 +116,12 @@ def start_from(predictor: GraphPredictor, run: str | Path) -> None:
         predictor.load_state_dict({**taken, **own})
     except RuntimeError as error:
         raise ValueError(f"training.start_from {run} has other weights: {_first_line(error, 2)}.") from error
+
+
+def _differences_of_model(ours: Mapping[str, Any], theirs: Mapping[str, Any], free: Sequence[str] = ()) -> list[str]:
+    """Returns in what two configurations, as `flat` has them, describe other models; `free` keys may differ."""
+    keys = [key for key in sorted({*ours, *theirs}) if key.startswith(("model.", "inputs.", "network"))]
+    return differences(ours, theirs, [key for key in keys if key not in free])
 
 
 def _is_of_seats(name: str) -> bool:

@@ -39,9 +39,8 @@ class TrainingModule(lightning.LightningModule):
                 f"training.dense_from = {self.settings.dense_from} asks for dense fine-tuning, and the model draws no "
                 "graph. Set model.select, such as SubsampleSources(keep_p=0.25), or leave dense_from out."
             )
-
         if self.settings.gates_only:
-            if not any(True for gate in predictor.head_gates() for _ in gate.parameters()):
+            if not any(list(gate.parameters()) for gate in predictor.head_gates()):
                 raise ValueError(
                     "training.gates_only asks to train head gates alone, and the model has none that is trained. Set "
                     "model.head_gate, such as SubsetHeadGate(num_keep=8), or leave gates_only out."

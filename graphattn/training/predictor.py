@@ -58,6 +58,10 @@ class GraphPredictor(nn.Module):
         """Returns the gates over heads that the network owns."""
         return [module for module in self.network.modules() if isinstance(module, HeadGate)]
 
+    def num_parameters(self) -> int:
+        """Returns the number of weights, trained or held."""
+        return sum(weight.numel() for weight in self.parameters())
+
     def predict(self, batches: Iterable[GraphBatch]) -> np.ndarray:
         """Returns predictions for all graphs of all batches, float64 [num_graphs, num_tasks], in evaluation mode."""
         return self.objective.to_labels(self.outputs(batches)).double().cpu().numpy()

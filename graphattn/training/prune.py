@@ -8,6 +8,7 @@ import io
 import math
 import statistics
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +93,8 @@ def prune_run(run: str | Path, keep: int, *, folder: str | Path | None = None) -
     contents = read_checkpoint(find_checkpoint(source))
     header = {"config": as_dict(of_pruned), "task": list(predictor.task), "fingerprint": dataset.fingerprint}
     state = {PREFIX + name: value for name, value in pruned.state_dict().items()}
-    _write_checkpoint(made.checkpoints / "best.ckpt", {**_plain(contents), "state_dict": state, "graphattn": header})
+    checkpoint = {**_plain(contents), "state_dict": state, "graphattn": header}
+    write_whole(made.checkpoints / "best.ckpt", _stored(checkpoint))
     write_whole(made.config, as_yaml(of_pruned).encode())
     write_json(made.environment, environment())
     if after is not None:
@@ -105,8 +107,8 @@ def prune_run(run: str | Path, keep: int, *, folder: str | Path | None = None) -
         metric=predictor.task.metric,
         test_before=_score(predictor.task, of_run),
         test=_score(predictor.task, after),
-        num_parameters=(_num_parameters(predictor), _num_parameters(pruned)),
-        num_bytes=(_num_bytes(predictor), _num_bytes(pruned)),
+        num_parameters=(predictor.num_parameters(), pruned.num_parameters()),
+        num_bytes=(len(_stored(predictor.state_dict())), len(_stored(pruned.state_dict()))),
         batch_ms=_times(predictor, pruned, dataset),
     )
     write_json(made.path / "pruned.json", dataclasses.asdict(result))
@@ -125,8 +127,7 @@ def _gate(predictor: GraphPredictor, dataset: GraphDataset, keep: int) -> tuple[
     own = predictor.head_gates()
     if own:
         gate = copy.deepcopy(own[0])
-        checked = type(own[0])(gate.num_layers, gate.num_heads, keep)  # refuses what is out of range
-        gate.num_keep = checked.num_keep
+        gate.num_keep = type(gate)(gate.num_layers, gate.num_heads, keep).num_keep  # refuses what is out of range
         return gate, type(gate).__name__
     if model.kept_heads and len({len(heads) for heads in model.kept_heads}) > 1:
         raise ValueError(
@@ -143,7 +144,7 @@ def _measure(predictor: GraphPredictor, gate: HeadGate, dataset: GraphDataset) -
     """Sends the train split forward and backward through the model; no dropout, norms as trained."""
     probed = copy.deepcopy(predictor).eval()
     probed.network.head_gate = gate.train()
-    for batch in _batches(probed, dataset, "train"):
+    for batch in _train_batches(probed, dataset):
         probed.loss(batch).backward()
         probed.zero_grad()
 
@@ -159,9 +160,9 @@ def _counted(before: tuple[tuple[int, ...], ...], kept: list[list[int]]) -> list
     return [[heads[each] for each in chosen] for heads, chosen in zip(before, kept, strict=True)] if before else kept
 
 
-def _batches(predictor: GraphPredictor, dataset: GraphDataset, split: str) -> list[GraphBatch]:
+def _train_batches(predictor: GraphPredictor, dataset: GraphDataset) -> Iterable[GraphBatch]:
     size = predictor.config.data.batch_size
-    return list(make_loader(dataset, split, predictor.collate, batch_size=size, shuffle=False))
+    return make_loader(dataset, "train", predictor.collate, batch_size=size, shuffle=False)
 
 
 def _of_test(predictor: GraphPredictor, dataset: GraphDataset) -> Predictions | None:
@@ -172,20 +173,17 @@ def _score(task: Task, found: Predictions | None) -> float | None:
     return None if found is None else score(task, found.y_true, found.y_pred)
 
 
-def _num_parameters(predictor: GraphPredictor) -> int:
-    return sum(weight.numel() for weight in predictor.parameters())
-
-
-def _num_bytes(predictor: GraphPredictor) -> int:
+def _stored(contents: dict) -> bytes:
+    """Returns what `torch.save` writes."""
     stream = io.BytesIO()
-    torch.save(predictor.state_dict(), stream)
-    return stream.getbuffer().nbytes
+    torch.save(contents, stream)
+    return stream.getvalue()
 
 
 @torch.no_grad()
 def _times(before: GraphPredictor, after: GraphPredictor, dataset: GraphDataset) -> tuple[float, float]:
     """Returns the medians of a forward of a training batch, in ms, taken in turn."""
-    batch = _batches(before, dataset, "train")[0]
+    batch = next(iter(_train_batches(before, dataset)))
     taken: tuple[list[float], list[float]] = ([], [])
     with threads(before.config.training.num_threads):
         for number in range(NUM_TIMED + 2):
@@ -200,12 +198,6 @@ def _times(before: GraphPredictor, after: GraphPredictor, dataset: GraphDataset)
 def _plain(contents: dict) -> dict:
     """Returns what of a checkpoint says where it comes from; optimizer and loops belong to the model before."""
     return {name: contents[name] for name in ("epoch", "global_step", "pytorch-lightning_version") if name in contents}
-
-
-def _write_checkpoint(path: Path, contents: dict) -> None:
-    stream = io.BytesIO()
-    torch.save(contents, stream)
-    write_whole(path, stream.getvalue())
 
 
 def _result(
@@ -224,6 +216,6 @@ def _result(
         best_epoch=contents["epoch"] + 1,
         num_epochs=contents["epoch"] + 1,
         num_steps=contents["global_step"],
-        num_parameters=_num_parameters(pruned),
+        num_parameters=pruned.num_parameters(),
         seconds=0.0,
     )

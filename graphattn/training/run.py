@@ -17,7 +17,7 @@ import torch
 from graphattn.data import GraphDataset, load, make_loader
 from graphattn.data.files import write_whole
 from graphattn.data.reference import find_callable
-from graphattn.training.config import FROM_DATA, RunConfig, as_dict, as_yaml, flat, read_config, resolved
+from graphattn.training.config import FROM_DATA, RunConfig, as_dict, as_yaml, differences, flat, read_config, resolved
 from graphattn.training.evaluate import predict_split
 from graphattn.training.folder import (
     RunFolder,
@@ -183,7 +183,7 @@ def _differing(config: RunConfig, saved: RunConfig) -> list[str]:
     ours, theirs = flat(as_dict(config)), flat(as_dict(saved))
     free = {*FREE, *(f"model.{name}" for name in FROM_DATA)}
     keys = ["network"] if config.network != saved.network else [key for key in ours if key not in free]
-    return [f"{key} {theirs.get(key)} (here {ours[key]})" for key in keys if ours[key] != theirs.get(key)]
+    return differences(ours, theirs, keys)
 
 
 def read_result(folder: RunFolder) -> RunResult:
@@ -229,7 +229,7 @@ def _fitted(config: RunConfig, dataset: GraphDataset, folder: RunFolder, checkpo
         checkpoints = Checkpoints(
             folder.checkpoints, dataset.task, module.monitor, header, exact,
             patience=settings.patience, save_every_steps=settings.save_every_steps,
-            fresh_from=settings.dense_epoch if settings.dense_from < 1 else 0, interrupts=interrupts,
+            fresh_from=settings.dense_epoch, interrupts=interrupts,
         )  # fmt: skip
         journal = Journal(folder.journal)
         begun = read_checkpoint(checkpoint) if checkpoint else None
@@ -256,8 +256,7 @@ def _fitted(config: RunConfig, dataset: GraphDataset, folder: RunFolder, checkpo
             inference_mode=False,
             default_root_dir=folder.path,
         )
-        num_parameters = sum(weight.numel() for weight in predictor.parameters())
-        model = f"{type(predictor.network).__name__}, {num_parameters:,} parameters"
+        model = f"{type(predictor.network).__name__}, {predictor.num_parameters():,} parameters"
         print(dataset, model, sep="\n", file=sys.stderr, flush=True)
         if begun is None or not _stopped_early(begun):
             trainer.fit(module, train_loader, loader("valid"), ckpt_path=checkpoint, weights_only=True)
@@ -278,7 +277,7 @@ def _fitted(config: RunConfig, dataset: GraphDataset, folder: RunFolder, checkpo
         best_epoch=best["epoch"] + 1,
         num_epochs=last["epoch"] + 1,
         num_steps=last["global_step"],
-        num_parameters=num_parameters,
+        num_parameters=predictor.num_parameters(),
         seconds=round(time.monotonic() - started, 1),
     )
     write_json(folder.result, dataclasses.asdict(result))
