@@ -19,7 +19,6 @@ import numpy as np
 
 from graphattn.ops._impl.numba.kernels import (
     GROUP,
-    LOG2_E,
     add_row,
     add_rows,
     clear,
@@ -30,25 +29,22 @@ from graphattn.ops._impl.numba.kernels import (
     multiply,
     part,
     part_of_rows,
+    powers,
     rows_at_once,
     transpose,
 )
 from graphattn.ops._impl.numba.vectors import (
     ask_for_huge_pages,
-    exp2,
     fma,
     is_given,
     keep,
-    lane_max,
     lane_sum,
-    larger,
     like,
     load,
     optional,
     pointer,
     spread,
     store,
-    within,
 )
 
 FIELDS = 5  # of a group in the table
@@ -89,32 +85,6 @@ def gather_rows(into, nodes, first, count, table, step, at, width):
             store(into, r * width + c, numbers)
             check = fma(numbers, zero, check)
     return lane_sum(check)
-
-
-@part
-def powers(scores, at, columns, count, scale, peaks, totals, row):
-    """Replaces scores[at:][:count] by exp(scale · score − peak), for scale > 0, and the rest of the columns by zeros.
-
-    Writes peaks[row], in powers of two, and totals[row], the sum.
-    """
-    minus_inf = like(scores, -np.inf)
-    lanes = spread(minus_inf)
-    for t in range(0, columns, 8):
-        x = load(scores, at + t)
-        if t + 8 > count:
-            x = within(x, 0, count - t, minus_inf)
-            store(scores, at + t, x)
-        lanes = larger(x, lanes)
-    factor = scale * like(scores, LOG2_E)
-    peak = factor * lane_max(lanes)
-    shift = spread(-peak if peak != minus_inf else like(scores, 0))
-    wide_factor, sums = spread(factor), spread(like(scores, 0))
-    for t in range(at, at + columns, 8):
-        power = exp2(fma(wide_factor, load(scores, t), shift))
-        store(scores, t, power)
-        sums = sums + power
-    total = lane_sum(sums)
-    peaks[row], totals[row] = (minus_inf, like(scores, 1)) if total == 0 else (peak, total)
 
 
 @part
@@ -163,7 +133,7 @@ def attend_block(
         columns = depth + -depth % 8
         multiply(scores, 0, ld, queries, 0, head_dim, 1, key_columns, 0, ld, head_dim, columns, rows)
         for r in range(real):
-            powers(scores, r * ld, columns, prefix[first + r], scale, peaks, totals, r)
+            powers(scores, r * ld, columns, 0, prefix[first + r], scale, peaks, totals, r)
         log_sum_exp(peaks, totals)
         if is_finite:
             multiply(outs, 0, value_dim, scores, 0, ld, 1, value_rows, 0, value_dim, depth, value_dim, rows)

@@ -370,11 +370,11 @@ def clear_before(into, at, count):
 
 
 @part
-def softmax(scores, at, columns, first, last, scale, peaks, totals, row):
-    """Replaces scores[at + first : at + last] by the softmax of scale · scores, for scale > 0, and the rest of the
-    columns, in whole vectors, by zeros. Returns whether any score is above -inf.
+def powers(scores, at, columns, first, last, scale, peaks, totals, row):
+    """Replaces scores[at + first : at + last] by exp(scale · score − peak), for scale > 0, and the rest of the columns,
+    in whole vectors, by zeros. Returns whether any score is above -inf.
 
-    Writes peaks[row] and totals[row], of which `log_sum_exp` is made.
+    Writes peaks[row], in powers of two, and totals[row], the sum, of which `log_sum_exp` is made.
     """
     minus_inf = like(scores, -np.inf)
     lanes = spread(minus_inf)
@@ -397,7 +397,15 @@ def softmax(scores, at, columns, first, last, scale, peaks, totals, row):
         peaks[row], totals[row] = minus_inf, 1
         return False
     peaks[row], totals[row] = peak, total
-    inverse = spread(like(scores, 1) / total)
+    return True
+
+
+@part
+def softmax(scores, at, columns, first, last, scale, peaks, totals, row):
+    """Replaces scores[at + first : at + last] by the softmax of scale · scores; all else is as in `powers`."""
+    if not powers(scores, at, columns, first, last, scale, peaks, totals, row):
+        return False
+    inverse = spread(like(scores, 1) / totals[row])
     for t in range(at, at + columns, 8):
         store(scores, t, load(scores, t) * inverse)
     return True
