@@ -2,7 +2,7 @@
 
     python benchmarks/combiner.py [--lengths 256 ... 65536] [--dense-up-to 16384] [--rounds 5] [--out FILE.json]
 
-4 heads × 32, width 128, batch 1, float32, zero_grad, forward, loss, backward; causal, or --bidirectional. The forms of
+4 heads × 32, width 128, batch 1, float32, forward, loss, backward, zero_grad; causal, or --bidirectional. The forms of
 `graphattn.nn.combiner`, with √L tokens per segment or row; dense attention, torch's `scaled_dot_product_attention`
 (causal by is_causal=True); and a window, of as many edges as the two graphs of `fixed` have. Each is measured twice:
 `attention` alone, from the same queries, keys and values to outputs and their gradients, pooling and summaries included
@@ -135,9 +135,9 @@ def draw(length: int, part: str) -> Tensor:
 
 
 def step(layer: nn.Module, x: Tensor, graph: AttentionGraph) -> None:
-    layer.zero_grad()
-    x.grad = None
     layer(x, graph).square().mean().backward()
+    layer.zero_grad()  # at the end, so that gradients count as memory of their step
+    x.grad = None
 
 
 def make_step(name: str, length: int, causal: bool, part: str) -> tuple[Callable[[], None], int]:

@@ -4,8 +4,8 @@ Peers get equal work: query, key and value are given, and nothing but attention 
 alone (masks, indices, padding) is prepared beforehand. "… layer" contenders are whole layers with their projections,
 compared with ours rather than with the bare operation.
 
-    auto, dense, scatter, gather, blocks, fused, sdpa   graph_attention(impl=…); "scatter" runs torch-scatter's kernels
-                            where it is installed, torch's elsewhere
+    auto, dense, scatter, gather, blocks, fused, sdpa, flex   graph_attention(impl=…); "scatter" runs torch-scatter's
+                            kernels where it is installed, torch's elsewhere; "flex" needs a GPU
     torch-scatter           gather by index_select, torch_scatter's softmax, its sum over sorted segments
     TransformerConv         PyG's layer without its projections: `propagate` on query, key and value, over a sorted
                             EdgeIndex

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import graphattn as ga
 from graphattn.graph import AttentionGraph
+from graphattn.ops import memory_floor
 
 SMALL = 64
 
@@ -151,21 +152,16 @@ def make_tensors(case: Case, graph: AttentionGraph, dtype: torch.dtype) -> Tenso
 
 
 def floor_bytes(graph: AttentionGraph, tensors: Tensors) -> dict[str, int]:
-    """Returns what forward, and forward with backward, move at least: each byte that comes or goes, once.
-
-    Forward reads the leaves, features of edges, a source of each edge and an offset of each target, and writes the
-    output and a float32 of each target and head. Backward reads all of these and the gradient of the output, and writes
-    the gradients of the leaves; for those of keys and values it reads the targets of each source's edges.
-    """
+    """Returns what forward, and forward with backward, move at least: see `graphattn.ops.memory_floor`."""
 
     def size(*found: Tensor | None) -> int:
         return sum(x.numel() * x.element_size() for x in found if x is not None)
 
-    index = 8
-    lse = 4 * tensors.query.shape[0] * tensors.query.shape[1]
-    inputs = size(*tensors.leaves, tensors.edge_attr)
-    by_target = index * (graph.num_edges + graph.num_dst_nodes)
-    by_source = index * (graph.num_edges + graph.num_src_nodes)
-    forward = inputs + by_target + size(tensors.grad_out) + lse
-    backward = inputs + by_target + 2 * size(tensors.grad_out) + lse + size(*tensors.leaves) + by_source
-    return {"forward": forward, "forward+backward": forward + backward}
+    passes = memory_floor.floor_bytes(
+        graph,
+        leaves=size(*tensors.leaves),
+        others=size(tensors.edge_attr),
+        out=size(tensors.grad_out),
+        num_heads=tensors.query.shape[1],
+    )
+    return {"forward": passes.forward, "forward+backward": passes.both}

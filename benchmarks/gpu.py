@@ -87,7 +87,7 @@ def parts(device: str, is_small: bool, folder: Path) -> dict[str, Part | str]:
     for name in CASES:
         command = [*python, str(HERE / "attention_cuda.py"), *where, "--case", name, "--out", found(name)]
         made[name] = Part(name, 80.0, command + (["--rounds", "2"] if is_small else []), {})
-    for name, seconds in (("training", 60.0), ("calibration", 90.0)):
+    for name, seconds in (("training", 60.0), ("calibration", 150.0)):
         made[name] = Part(name, seconds, [*checks, name, *where, "--out", found(name)], {})
     return made
 

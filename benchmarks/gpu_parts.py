@@ -157,7 +157,8 @@ def calibration(device: str, is_small: bool) -> list[dict]:
     )
     print(calibrate.table(found))
     off = {impl: list(factors) for impl, factors in found.off.items()}
-    return [{"device": found.device, "costs": found.costs, "off": off, "num_measured": found.num_measured}]
+    row = {"device": found.device, "costs": found.costs, "off": off, "num_measured": found.num_measured}
+    return [row | {"proved": found.proved, "bytes_per_second": found.bytes_per_second}]
 
 
 PARTS = {"memory-check": memory_check, "training": training, "calibration": calibration}

@@ -142,8 +142,14 @@ def reset_peak() -> None:
 
 
 def in_fresh_process(script: str, arguments: Sequence[str]) -> str:
-    """Runs a script of ours and returns what it prints."""
-    return subprocess.run([sys.executable, script, *arguments], check=True, capture_output=True, text=True).stdout
+    """Runs a script of ours and returns what it prints.
+
+    There the C library gives large blocks back to the system as soon as they are freed. Else what it keeps, which
+    depends on the order of all allocations before, would count as memory of the call.
+    """
+    surroundings = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(MIB)}
+    command = [sys.executable, script, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=surroundings).stdout
 
 
 def environment(device: str = "cpu") -> dict[str, object]:

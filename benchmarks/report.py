@@ -403,6 +403,9 @@ def _gpu_constants(row: dict) -> list[str]:
         constants = ", ".join(f"{name} {value:.3g}" for name, value in costs.items())
         median, worst = row["off"][impl]
         lines.append(f"| {impl} | {constants} | {median:.2f}× | {worst:.1f}× |")
+    verdicts = [f"{impl} {'was right' if right else 'was wrong'}" for impl, right in row.get("proved", {}).items()]
+    if verdicts:
+        lines += ["", f"Held against `dense` before that: {', '.join(verdicts)}."]
     return lines
 
 

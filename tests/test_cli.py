@@ -245,10 +245,11 @@ def test_info_calibrates_and_then_says_whose_constants_auto_takes(
     try:
         assert main(["info", "--calibrate"]) == 0
         printed = capsys.readouterr()
-        title, *table, last = printed.out.splitlines()
+        title, *table, copied, last = printed.out.splitlines()
         assert "microseconds of forward and backward" in title
         assert [line.split()[0] for line in table] == ["dense", "scatter", "gather", "blocks", "fused", "sdpa"]
         assert all("off by" in line for line in table)
+        assert copied.startswith("a large copy reads and writes") and copied.endswith("GB/s")
         assert last == str(path) and path.is_file() and list(path.parent.iterdir()) == [path]
         assert printed.err == ""  # no progress where nobody watches
         assert main(["info"]) == 0

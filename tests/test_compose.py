@@ -23,8 +23,8 @@ from graphattn.graph.rules import is_causal
 from graphattn.inputs import GraphBatch, GraphCollate, parse_edges
 from graphattn.models import GraphTransformer, GraphTransformerConfig
 from graphattn.nn import prune
-from graphattn.ops.capability import IMPLEMENTATIONS
 from tests.inputs.molecules import molecule
+from tests.ops.graphs import ON_CPU
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "composition.md"
 NUM_LAYERS, POOLED_AFTER, CONNECTED = 3, 2, 1  # layers 0 and 1 stand below the pool, layer 2 above
@@ -86,7 +86,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "pool": tuple(POOLS),
     "input": tuple(INPUTS),
     "dropout": tuple(DROPOUT),
-    "impl": ("auto", *IMPLEMENTATIONS),
+    "impl": ("auto", *ON_CPU),
 }
 PLAIN = {factor: values[0] for factor, values in FACTORS.items()}
 

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from graphattn.ops import IMPLEMENTATIONS
+from graphattn.ops._costs import NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,7 +65,7 @@ def test_parts_leave_their_results_with_no_more_than_such_a_machine_has(parts: l
     if "training" in parts:
         assert [row["is_falling"] for row in found["training"]["rows"]] == [True, True]
         assert found["tests"]["passed"] > 100 and not found["tests"]["failed"]
-        assert set(found["calibration"]["rows"][0]["costs"]) == set(IMPLEMENTATIONS)
+        assert set(found["calibration"]["rows"][0]["costs"]) == set(NAMES)
 
 
 def test_a_part_that_takes_too_long_is_ended_and_keeps_what_it_had_found(

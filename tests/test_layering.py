@@ -19,7 +19,8 @@ ROOMS = (
     "models", "data", "training", "viz", "integrations", "cli",
 )  # fmt: skip
 IMPLEMENTATIONS = ("graphattn", "ops", "_impl")
-OWNER = {"numba": "fused", "projection": "fused", "triton": "fused"}  # and the implementation that they serve
+# and the implementation that they serve
+OWNER = {"numba": "fused", "projection": "fused", "triton": "fused", "varlen": "blocks"}
 ALSO_SERVED = {("blocks", "numba")}  # its kernels are built of the same pieces and compiled in the same way
 PLAN_TYPES = {("plan", "Bucket"), ("plan", "Plan")}  # all that an implementation may know of a graph
 ANYWHERE = {"_version"}  # imports nothing, so importing it makes no cycle

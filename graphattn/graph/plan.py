@@ -11,11 +11,14 @@ from torch import Tensor
 
 from graphattn.graph.blocks import Blocks
 from graphattn.graph.ragged import ragged_range, running_range
+from graphattn.graph.windows import Windows, make_windows
 
 # A bucket takes another size of block while padded pairs stay within this share above real ones.
 MAX_PADDING_WASTE = 0.15
 # Below, a range is too short, and above too wide, for kernels to gain by it.
 MIN_RANGE, MAX_RANGE = 7, 2048
+# Sequences that a kernel of variable length takes in one call: blocks are one axis of its grid on a GPU.
+MAX_SEQUENCES = 2**16 - 1
 
 
 class Bucket(NamedTuple):
@@ -44,8 +47,21 @@ class Groups(NamedTuple):
     table: Tensor
 
 
+class Sequences(NamedTuple):
+    """All blocks in their own order, for kernels that take sequences of any length: nothing is padded or sorted."""
+
+    dst: Tensor | None  # [num_block_targets] int64 node ids; None where these are all targets in order
+    src: Tensor | None  # [num_block_sources] int64 node ids; None where these are all sources in order
+    dst_ptr: Tensor  # [num_blocks + 1] int32: targets of each block
+    src_ptr: Tensor  # [num_blocks + 1] int32: sources of each block
+    most_targets: int  # of a block
+    most_sources: int
+    is_causal: bool  # every block has as many sources as targets, and target t reads the first t + 1; else all read all
+    reads_once: bool  # no source is in two blocks
+
+
 class Plan(NamedTuple):
-    """CSR and CSC of the explicit edges, and the blocks in buckets and in groups."""
+    """CSR and CSC of the explicit edges, and the blocks in buckets, in groups and as sequences."""
 
     target_ptr: Tensor  # [num_dst_nodes + 1] int64: edges of each target (CSR)
     src: Tensor  # [num_edges] int64
@@ -59,16 +75,23 @@ class Plan(NamedTuple):
     degree: int | None = None  # edges of every target, those in blocks counted; None where it is 0 or they differ
     groups: Groups | None = None  # None where the graph has no block
     num_ranged: int = 0  # edges of targets whose sources are a range without gaps, those in blocks counted
+    # None where the graph has no block, or some block is neither full nor a causal square
+    sequences: Sequences | None = None
+    windows: Windows | None = None  # of the explicit edges, on CUDA where kernels gain by them
 
     def map(self, move: Callable[[Tensor], Tensor]) -> Plan:
-        """Applies `move` to every tensor."""
+        """Applies `move` to every tensor; a plan that comes to CUDA gets its windows there, for which it is read."""
 
-        def moved(fields: Plan | Bucket) -> dict[str, Any]:
+        def moved(fields: Plan | Bucket | Sequences) -> dict[str, Any]:
             return {name: move(value) for name, value in fields._asdict().items() if isinstance(value, Tensor)}
 
         buckets = tuple(bucket._replace(**moved(bucket)) for bucket in self.buckets)
         groups = None if self.groups is None else Groups(*map(move, self.groups))
-        return self._replace(buckets=buckets, groups=groups, **moved(self))
+        windows = None if self.windows is None else Windows(*map(move, self.windows))
+        sequences = None if self.sequences is None else self.sequences._replace(**moved(self.sequences))
+        tuples: dict[str, Any] = {"buckets": buckets, "groups": groups, "windows": windows, "sequences": sequences}
+        plan = self._replace(**tuples, **moved(self))
+        return plan.with_windows() if plan.src.is_cuda and not self.src.is_cuda else plan
 
     def is_read(self) -> Tensor:
         """Returns whether some target reads each source, [num_src_nodes] bool."""
@@ -81,25 +104,38 @@ class Plan(NamedTuple):
         """Returns the plan over the sources `kept`, ascending ids of all that are read: source s is kept[s] here."""
         new_id = torch.empty_like(self.source_ptr[1:])
         new_id[kept] = torch.arange(kept.numel(), device=kept.device)
-        groups = self.groups
+        groups, sequences = self.groups, self.sequences
+        if sequences is not None and sequences.src is not None:
+            sequences = sequences._replace(src=_unless_in_order(new_id[sequences.src], kept.numel()))
         compact = self._replace(
             src=new_id[self.src],
             source_ptr=torch.cat([self.source_ptr[kept], self.source_ptr[-1:]]),
             buckets=tuple(bucket._replace(src=new_id[bucket.src]) for bucket in self.buckets),
             groups=None if groups is None else groups._replace(src=new_id[groups.src]),
+            sequences=sequences,
         )
-        return compact.with_ranges()
+        return compact.with_ranges().with_windows()
 
     def with_ranges(self) -> Plan:
         """Returns the plan with its `num_ranged`, which takes O(nodes) to count."""
         return self._replace(num_ranged=_num_ranged(self))
 
+    def with_windows(self) -> Plan:
+        """Returns the plan with windows of its explicit edges on CUDA, and without any elsewhere."""
+        if not self.src.is_cuda:
+            return self._replace(windows=None)
+        num_src_nodes, num_dst_nodes = self.source_ptr.shape[0] - 1, self.target_ptr.shape[0] - 1
+        return self._replace(windows=make_windows(self.src, self.dst, num_src_nodes, num_dst_nodes))
+
     def mark_dynamic(self) -> None:
         """Tells the compiler, where it is loaded, that the number of edges varies: a new one is no new program."""
         if "torch._dynamo" in sys.modules:
-            for tensor in (self.src, self.dst, self.source_order, self.head_mask, self.edge_id, *(self.groups or ())):
-                if tensor is not None:
+            fields = self.src, self.dst, self.source_order, self.head_mask, self.edge_id
+            for tensor in (*fields, *(self.groups or ()), *(self.sequences or ())):
+                if isinstance(tensor, Tensor):
                     torch._dynamo.maybe_mark_dynamic(tensor, 0)
+            for tensor in self.windows or ():
+                torch._dynamo.maybe_mark_dynamic(tensor, tensor.dim() - 1)
 
 
 def make_plan(
@@ -113,7 +149,7 @@ def make_plan(
     if blocks is None:
         constant = constant_degree(torch.diff(target_ptr), src.numel())
         plan = Plan(target_ptr, src, dst, source_ptr, source_order, head_mask, None, (), True, constant)
-        return plan.with_ranges()
+        return plan.with_ranges().with_windows()
     degree = torch.diff(target_ptr)
     block_rows = torch.bincount(blocks.dst, minlength=num_dst_nodes)
     covers_once = not bool(((block_rows > 1) | ((block_rows > 0) & (degree > 0))).any())
@@ -128,7 +164,7 @@ def make_plan(
     plan = Plan(
         target_ptr, src, dst, source_ptr, source_order, head_mask, edge_id, buckets, covers_once, constant, groups
     )
-    return plan.with_ranges()
+    return plan._replace(sequences=_sequences(blocks, num_src_nodes, num_dst_nodes)).with_ranges().with_windows()
 
 
 def pointers(sorted_ids: Tensor, num_nodes: int) -> Tensor:
@@ -225,6 +261,33 @@ def _groups(blocks: Blocks) -> Groups:
     columns = blocks.src_ptr[order][owner] + column
     table = torch.cat([count[:, None], shapes], 1)
     return Groups(blocks.dst[rows], blocks.src[columns], blocks.prefix[rows], table)
+
+
+def _sequences(blocks: Blocks, num_src_nodes: int, num_dst_nodes: int) -> Sequences | None:
+    num_targets, num_sources = torch.diff(blocks.dst_ptr), torch.diff(blocks.src_ptr)
+    block = blocks.of_target()
+    rank = torch.arange(block.numel(), device=block.device) - blocks.dst_ptr[block]
+    reads_all = bool((blocks.prefix == num_sources[block]).all())
+    is_causal = not reads_all and torch.equal(num_targets, num_sources) and torch.equal(blocks.prefix, rank + 1)
+    if blocks.num_blocks > MAX_SEQUENCES or not (reads_all or is_causal):
+        return None
+    src = _unless_in_order(blocks.src, num_src_nodes)
+    return Sequences(
+        _unless_in_order(blocks.dst, num_dst_nodes),
+        src,
+        blocks.dst_ptr.int(),
+        blocks.src_ptr.int(),
+        int(num_targets.max()),
+        int(num_sources.max()),
+        is_causal,
+        src is None or bool((torch.bincount(src) <= 1).all()),
+    )
+
+
+def _unless_in_order(nodes: Tensor, num_nodes: int) -> Tensor | None:
+    """Returns the nodes, or None where they are all of them in order, so that rows need not be gathered."""
+    is_all = nodes.numel() == num_nodes and torch.equal(nodes, torch.arange(num_nodes, device=nodes.device))
+    return None if is_all else nodes
 
 
 def _bucket(blocks: Blocks, chosen: Tensor, first: Tensor | None) -> Bucket:

@@ -1,7 +1,7 @@
 """Checks the verb's arguments once and brings them into one form. Reads shapes and dtypes only, never values."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from graphattn.graph import AttentionGraph
 
 HALF = (torch.float16, torch.bfloat16)
+Tables = Tensor | tuple[Tensor, Tensor]
 
 
 class Terms(NamedTuple):
@@ -51,8 +52,50 @@ class Terms(NamedTuple):
         )
 
 
-def check_features(query: Tensor, key: Tensor, value: Tensor, graph: AttentionGraph) -> tuple[Tensor, Tensor, Tensor]:
+def check_tables(
+    query: Tensor, key: Tables, value: Tables, graph: AttentionGraph
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+    """Returns query, key, value, and keys and values of the sources after those, as `check_features` does, or raises.
+
+    Raises:
+        TypeError, ValueError: as `check_features`; if one of key and value is a pair and the other none.
+    """
+    if isinstance(key, Tensor) and isinstance(value, Tensor):
+        return *check_features(query, key, value, graph), None
+    if not (_is_pair(key) and _is_pair(value)):
+        raise TypeError(
+            "key and value must be two tensors, or two pairs of tensors whose rows follow each other, got "
+            f"{type(key).__name__} and {type(value).__name__}. Join more than two tables with torch.cat."
+        )
+    (key, more_key), (value, more_value) = key, value
+    for name, first, more in (("key", key, more_key), ("value", value, more_value)):
+        if first.dim() != more.dim() or first.shape[1:] != more.shape[1:] or first.dtype != more.dtype:
+            raise ValueError(
+                f"{name} must be a pair of tensors alike but for their rows, got {list(first.shape)} {first.dtype} and "
+                f"{list(more.shape)} {more.dtype}. Cast or reshape one of them."
+            )
+        _check_device(name, more, first)
+    num_more = more_key.shape[0] if key.dim() else 0  # numbers without rows are refused below
+    if key.dim() and value.dim() and (key.shape[0], num_more) != (value.shape[0], more_value.shape[0]):
+        raise ValueError(
+            f"value must have as many rows in each table as key, {key.shape[0]} and {num_more}, got "
+            f"{value.shape[0]} and {more_value.shape[0]}. Cut both at the same source."
+        )
+    query, key, value = check_features(query, key, value, graph, num_more)
+    return query, key, value, (more_key.to(key.dtype), more_value.to(value.dtype))
+
+
+def _is_pair(tables: Tables) -> TypeGuard[tuple[Tensor, Tensor]]:
+    return isinstance(tables, tuple) and len(tables) == 2 and all(isinstance(table, Tensor) for table in tables)
+
+
+def check_features(
+    query: Tensor, key: Tensor, value: Tensor, graph: AttentionGraph, num_more: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Returns query, key and value, cast to one dtype under autocast, or raises.
+
+    Args:
+        num_more: sources whose keys and values are not among the rows of `key` and `value`.
 
     Raises:
         TypeError, ValueError: wrong shapes, sizes or heads that do not fit the graph or each other, mixed dtypes or
@@ -65,6 +108,11 @@ def check_features(query: Tensor, key: Tensor, value: Tensor, graph: AttentionGr
         )
     features = {"query": query, "key": key, "value": value}
     for name, tensor in features.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"{name} must be a tensor, got {type(tensor).__name__}. Join tables with torch.cat: graph_attention "
+                "alone takes keys and values in two each."
+            )
         if tensor.dim() != 3:
             raise ValueError(
                 f"{name} must have shape [num_nodes, num_heads, dim], got {list(tensor.shape)}. "
@@ -73,9 +121,10 @@ def check_features(query: Tensor, key: Tensor, value: Tensor, graph: AttentionGr
         if not tensor.is_floating_point():
             raise TypeError(f"{name} must have a floating dtype, got {tensor.dtype}. Call {name}.float().")
         num_nodes, side = (graph.num_dst_nodes, "dst") if name == "query" else (graph.num_src_nodes, "src")
-        if tensor.shape[0] != num_nodes:
+        if tensor.shape[0] + (num_more if side == "src" else 0) != num_nodes:
+            also = f" and {num_more}" if num_more and side == "src" else ""
             raise ValueError(
-                f"{name} must have num_{side}_nodes = {num_nodes} rows, got {tensor.shape[0]}. "
+                f"{name} must have num_{side}_nodes = {num_nodes} rows, got {tensor.shape[0]}{also}. "
                 "query has one row per target of the graph, key and value one per source."
             )
         if not tensor.shape[1] or query.shape[1] % tensor.shape[1]:

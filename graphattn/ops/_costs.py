@@ -10,6 +10,9 @@
     ranged_work
 
 `graphattn info --calibrate` measures them and writes the file that is read here, once a process, at the first choice.
+The file also says what was proved on that device and how fast it copies; one that lacks this is read all the same.
+
+flex has no constants: `auto` leaves it to whoever names it.
 """
 
 import json
@@ -34,12 +37,12 @@ NAMES = {
 # By class of device. cpu: float32, 2 cores of an x86-64 server with AVX2.
 SHIPPED: dict[str, dict[str, dict[str, float]]] = {
     "cpu": {
-        "dense": {"fixed": 570, "row": 120, "weight": 16200, "work": 77},
-        "scatter": {"fixed": 330, "row": 0, "weight": 10400, "work": 4510},
-        "gather": {"fixed": 330, "row": 51, "weight": 4600, "work": 1500},
-        "blocks": {"group": 140, "block": 660, "fixed": 260, "row": 58, "weight": 710, "work": 46},
-        "fused": {"fixed": 350, "row": 133, "weight": 1160, "work": 156, "ranged_weight": 0, "ranged_work": 53},
-        "sdpa": {"fixed": 170, "row": 0, "weight": 950, "work": 40},
+        "dense": {"fixed": 590, "row": 370, "weight": 14500, "work": 92},
+        "scatter": {"fixed": 370, "row": 0, "weight": 15600, "work": 4070},
+        "gather": {"fixed": 360, "row": 38, "weight": 1100, "work": 1640},
+        "blocks": {"group": 3, "block": 550, "fixed": 400, "row": 47, "weight": 38, "work": 50},
+        "fused": {"fixed": 370, "row": 119, "weight": 1750, "work": 168, "ranged_weight": 0, "ranged_work": 50},
+        "sdpa": {"fixed": 170, "row": 37, "weight": 1010, "work": 41},
     },
 }
 
@@ -47,8 +50,10 @@ SHIPPED: dict[str, dict[str, dict[str, float]]] = {
 class Constants(NamedTuple):
     """What estimates rest on."""
 
-    by_impl: dict[str, dict[str, float]]
+    by_impl: dict[str, dict[str, float]]  # without those that failed their proof here
     source: str  # in words, for `explain`
+    proved: frozenset[str] = frozenset()  # compared with `dense` on this machine, and right
+    bytes_per_second: float | None = None  # that a large copy here reads and writes
 
 
 def device_class(device_type: str) -> str:
@@ -85,13 +90,23 @@ def constants_for(device_type: str) -> Constants:
         record, reason = _parsed(text, device_type)
         if record is not None:
             threads = "1 thread" if record["num_threads"] == 1 else f"{record['num_threads']} threads"
-            return Constants(record["costs"], f"{path}, measured {record['date']} on {threads}")
+            source = f"{path}, measured {record['date']} on {threads}"
+            proved = frozenset(impl for impl, is_right in record.get("proved", {}).items() if is_right)
+            return Constants(record["costs"], source, proved, record.get("bytes_per_second"))
     warnings.warn(
         f"impl='auto' does without the measured constants in {path}, and takes those that ship: {reason}. "
         "Run `graphattn info --calibrate` to measure again, or delete the file.",
         stacklevel=2,
     )
     return shipped
+
+
+def is_proved_here(impl: str, device_type: str) -> bool:
+    """Returns whether an implementation was compared with `dense` on this machine, and right."""
+    return impl in constants_for(device_type).proved
+
+
+is_proved_here._dynamo_marked_constant = True  # type: ignore[attr-defined]  # a compiled region takes the answer as it is
 
 
 def _parsed(text: str, device: str) -> tuple[dict[str, Any] | None, str]:
@@ -106,8 +121,14 @@ def _parsed(text: str, device: str) -> tuple[dict[str, Any] | None, str]:
     if record.get("device") != device:
         return None, f"it was measured for {record.get('device')!r}, and this call runs on {device!r}"
     costs: Any = record.get("costs")
-    is_whole = isinstance(costs, dict) and {"date", "num_threads"} <= record.keys()
+    proved: Any = record.get("proved", {})
+    rate: Any = record.get("bytes_per_second")
+    is_whole = isinstance(costs, dict) and isinstance(proved, dict) and {"date", "num_threads"} <= record.keys()
+    if rate is not None and not (isinstance(rate, int | float) and 0 < rate < math.inf):
+        return None, f"its bytes_per_second must be a positive number, got {rate!r}"
     for impl, names in NAMES.items():
+        if is_whole and proved.get(impl) is False and impl not in costs:  # what is wrong is not timed
+            continue
         if not is_whole or not _are_constants(costs.get(impl), names):
             return None, f"it must have a date, num_threads, and numbers of at least 0 for {impl}: {', '.join(names)}"
     return record, ""

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from graphattn.graph import AttentionGraph
+from graphattn.graph.convert.flex import MAX_TILES
 from graphattn.graph.validate import MAX_ENUMERATED_EDGES
 from graphattn.ops._arguments import HALF, Terms
 from graphattn.ops._costs import constants_for
-from graphattn.ops._impl import blocks, dense, fused, gather, scatter, sdpa
+from graphattn.ops._impl import blocks, dense, flex, fused, gather, scatter, sdpa, varlen
 from graphattn.ops._impl.projection import project_heads
 from graphattn.ops.capability import (
     IMPLEMENTATIONS,
     MAX_TYPES,
     check_impl,
+    has_dtype,
     has_numba,
     is_proved,
     is_transformed,
@@ -31,6 +33,9 @@ from graphattn.ops.softmax import softmax_and_lse
 _FOLDED = {"scatter": scatter, "gather": gather, "fused": fused}  # those that take edge features on the node side
 # of one head: dense holds several such arrays; of sdpa's, a graph keeps a mask, and with more it was never the fastest
 _MOST_PAIRS = {"dense": 2**26, "sdpa": 2**19}
+
+
+TILE = 128  # nodes on a side of flex's
 
 
 class Sizes(NamedTuple):
@@ -61,11 +66,13 @@ def reason_against(
             "it has no rule for vmap, grad and jvp of torch.func (in place of vmap, join the batch with disjoint_union "
             "and call it once)"
         )
-    if reads_edges and not supports(impl, "edge_bias"):
+    if reads_edges and not supports(impl, "edge_bias", device=sizes.device):
         return "the call passes per-edge arguments or dropout"
     for argument in also:
-        if not supports(impl, argument):
+        if not supports(impl, argument, device=sizes.device):
             return f"it has no {argument}"
+    if not has_dtype(impl, sizes.dtype):
+        return f"it has no {sizes.dtype}"
     if impl == "blocks":
         if graph.blocks is None:
             return "the graph has no block" if graph.num_edges else None
@@ -75,6 +82,8 @@ def reason_against(
                 "or in a block that lists its sources out of order"
             )
         return None
+    if impl == "flex":
+        return _reason_against_tiles(graph)
     if graph.blocks is not None and graph.num_edges > MAX_ENUMERATED_EDGES:
         return f"listing the graph's {graph.num_edges:,} edges is refused above {MAX_ENUMERATED_EDGES:,}"
     most_pairs = _MOST_PAIRS.get(impl)
@@ -87,11 +96,23 @@ def reason_against(
     return None
 
 
+def _reason_against_tiles(graph: AttentionGraph) -> str | None:
+    """Returns why a graph has no BlockMask, as `graph.to_block_mask` would say, None if it has one."""
+    if torch.compiler.is_compiling():
+        return "a compiled region makes no BlockMask (call flex_attention there, with one from graph.to_block_mask())"
+    if not graph.num_dst_nodes or not graph.num_src_nodes:
+        return "it needs a target and a source"
+    head_mask = graph.plan().head_mask
+    num_tiles = -(-graph.num_dst_nodes // TILE) * -(-graph.num_src_nodes // TILE)
+    num_tiles *= 1 if head_mask is None else head_mask.shape[1]
+    return None if num_tiles <= MAX_TILES else f"{num_tiles:,} tiles are above its limit of {MAX_TILES:,}"
+
+
 def _missing_compiler(impl: str, device: torch.device) -> str | None:
     """Returns how to get what compiles an implementation's kernels for a device, None where nothing is missing."""
     if impl == "fused" and device.type == "cpu" and not has_numba():
         return "Numba is not installed (pip install numba)"
-    if impl == "fused" and device.type == "cuda" and not runs_on(impl, device):
+    if impl in ("fused", "flex") and device.type == "cuda" and not runs_on(impl, device):
         return "Triton is not installed (pip install triton)"
     return None
 
@@ -101,7 +122,7 @@ def mixes_examples(impl: str, graph: AttentionGraph) -> bool:
 
     A graph between two sets of nodes may hold several examples without knowing of them.
     """
-    return impl in _MOST_PAIRS and (graph.num_graphs > 1 or not graph.is_square)
+    return impl in (*_MOST_PAIRS, "flex") and (graph.num_graphs > 1 or not graph.is_square)
 
 
 def estimate(impl: str, graph: AttentionGraph, sizes: Sizes) -> float:
@@ -109,9 +130,21 @@ def estimate(impl: str, graph: AttentionGraph, sizes: Sizes) -> float:
     by_impl = constants_for(sizes.device.type).by_impl
     time = _total(by_impl[impl], growth(impl, graph, sizes))
     num_rest = graph.plan().src.numel() if impl == "blocks" and graph.blocks is not None else 0
-    if num_rest:  # edges outside blocks are served first, by fused
-        time += _total(by_impl["fused"], _of_edges("fused", graph.num_dst_nodes, num_rest, 0, sizes))
+    if num_rest:  # edges outside blocks are served first
+        rest = _rest_impl(sizes.device)
+        time += _total(by_impl[rest], _of_edges(rest, graph.num_dst_nodes, num_rest, 0, sizes))
     return time
+
+
+def is_estimated(impl: str, device: torch.device) -> bool:
+    """Returns whether there are constants for it: not for what `auto` never takes, nor for what failed its proof."""
+    return impl in constants_for(device.type).by_impl
+
+
+def _rest_impl(device: torch.device) -> str:
+    """Returns what serves edges outside blocks."""
+    is_served = runs_on("fused", device) and is_proved("fused", device) and not _missing_compiler("fused", device)
+    return "fused" if is_served else "scatter"
 
 
 def growth(impl: str, graph: AttentionGraph, sizes: Sizes) -> dict[str, float]:
@@ -176,6 +209,7 @@ def _cheapest(graph: AttentionGraph, sizes: Sizes, reads_edges: bool, also: tupl
         )
     if len(able) == 1:  # in a compiled region, which must not read a file, it is
         return able[0]
+    able = [impl for impl in able if is_estimated(impl, sizes.device)] or able[:1]
     return min(able, key=lambda impl: estimate(impl, graph, sizes))
 
 
@@ -197,16 +231,34 @@ def resolve(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool, a
 
 
 def run_attention(
-    impl: str, query: Tensor, key: Tensor, value: Tensor, graph: AttentionGraph, terms: Terms, needs_lse: bool
+    impl: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    graph: AttentionGraph,
+    terms: Terms,
+    needs_lse: bool,
+    more: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Returns out [num_dst_nodes, num_heads, value_dim] in query's dtype, and lse if it is needed."""
+    """Returns out [num_dst_nodes, num_heads, value_dim] in query's dtype, and lse if it is needed.
+
+    Keys and values of the sources after those of `key` and `value` are `more`.
+    """
     dtype = query.dtype
-    # fused reads half precision itself, but what edge features add to its output must not be rounded before the sum
-    if dtype in HALF and (impl != "fused" or terms.edge_value_weight is not None):
-        query, key, value = query.float(), key.float(), value.float()
+    if more is not None and not (impl == "blocks" and dtype not in HALF and blocks.reads_apart(query, graph.plan())):
+        key, value, more = torch.cat([key, more[0]]), torch.cat([value, more[1]]), None
+    # these read half precision, but what edge features add to fused's output must not be rounded before the sum
+    if impl == "blocks":
+        reads_half = takes_varlen(graph, query.device, dtype, _is_plain(terms))
+    else:
+        reads_half = impl == "flex" or (impl == "fused" and terms.edge_value_weight is None)
+    if dtype in HALF and not reads_half:
+        query, key, value = _widened(impl, query, key, value)
     with _full_precision(query.device):
         if impl == "sdpa":
             return sdpa.attention(query, key, value, _mask(graph, query.dtype), scale=terms.scale).to(dtype), None
+        if impl == "flex":
+            return flex.attention(query, key, value, _block_mask(graph), scale=terms.scale, needs_lse=needs_lse)
         if impl == "fused" and _has_few_types(terms):
             out, lse = _run_typed(query, key, value, graph, terms)
             return out.to(dtype), lse
@@ -216,9 +268,24 @@ def run_attention(
             given = {name: term for name, term in terms._asdict().items() if name != "edge_type"}
             out, dense_lse = dense.attention(query, key, value, plan, **given)
             return out.to(dtype), dense_lse
-        out, out_attr, lse = _run_folded(impl, query, key, value, graph, terms, needs_lse)
+        out, out_attr, lse = _run_folded(impl, query, key, value, graph, terms, needs_lse, more)
         out = _add_edge_values(impl, out, out_attr, terms)
     return out.to(dtype), lse
+
+
+def _widened(impl: str, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns what half precision is computed from: float32, but for keys and values that a kernel reads as they are.
+
+    Its output has query's dtype, so that this one is cast; the others are read once an edge.
+    """
+    if impl == "fused" and _reads_mixed(query.device):
+        return query.float(), key, value
+    return query.float(), key.float(), value.float()
+
+
+def _reads_mixed(device: torch.device) -> bool:
+    """Returns whether fused's kernels take a query in float32 beside keys and values in half precision."""
+    return device.type == "cuda"
 
 
 def _mask(graph: AttentionGraph, dtype: torch.dtype) -> Tensor | None:
@@ -231,6 +298,15 @@ def _mask(graph: AttentionGraph, dtype: torch.dtype) -> Tensor | None:
         with torch.inference_mode(False):  # a mask that is kept must serve training as well
             notes[call] = None if is_full else sdpa.mask(graph.enumerate().plan(), dtype)
     return notes[call]
+
+
+def _block_mask(graph: AttentionGraph) -> Any:
+    """Returns flex's BlockMask, which is made once a graph."""
+    notes = graph.notes
+    if "flex's mask" not in notes:
+        with torch.inference_mode(False):
+            notes["flex's mask"] = graph.to_block_mask(TILE)
+    return notes["flex's mask"]
 
 
 def run_logits(impl: str, query: Tensor, key: Tensor, graph: AttentionGraph, terms: Terms) -> Tensor:
@@ -286,7 +362,7 @@ def _run_fused_with_weights(
 ) -> tuple[Tensor, Tensor]:
     plan, terms, dtype = graph.enumerate().plan(), terms.listed(), query.dtype
     if dtype in HALF and terms.edge_value_weight is not None:
-        query, key, value = query.float(), key.float(), value.float()
+        query, key, value = _widened("fused", query, key, value)
     with _full_precision(query.device):
         out, out_attr, weights = fused.attention_and_weights(
             query, key, value, plan,
@@ -312,7 +388,14 @@ def _add_edge_values(impl: str, out: Tensor, out_attr: Tensor | None, terms: Ter
 
 
 def _run_folded(
-    impl: str, query: Tensor, key: Tensor, value: Tensor, graph: AttentionGraph, terms: Terms, needs_lse: bool
+    impl: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    graph: AttentionGraph,
+    terms: Terms,
+    needs_lse: bool,
+    more: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Runs an implementation that takes edge features on the node side: q·(W a) = (Wᵀq)·a."""
     shared: dict[str, Any] = {
@@ -333,16 +416,35 @@ def _run_folded(
     plan = graph.plan()
     rest = None
     if plan.src.shape[0] or plan.groups is None:
-        device = query.device
-        is_served = runs_on("fused", device) and is_proved("fused", device) and not _missing_compiler("fused", device)
-        run = fused.attention if is_served else scatter.attention
+        rest_impl = _rest_impl(query.device)
         on_rest: dict[str, Any] = {
             name: x if x is None or plan.edge_id is None else x[plan.edge_id] for name, x in per_edge.items()
         }
-        rest = run(query, key, value, plan, head_mask=plan.head_mask, edge_id=plan.edge_id, **shared, **on_rest)
+        q, k, v = query, key, value
+        if query.dtype in HALF and rest_impl != "fused":
+            q, k, v = query.float(), key.float(), value.float()
+        rest = _FOLDED[rest_impl].attention(
+            q, k, v, plan, head_mask=plan.head_mask, edge_id=plan.edge_id, **shared, **on_rest
+        )
         if plan.groups is None:
             return rest
-    return blocks.attention(query, key, value, plan, rest=rest, needs_lse=needs_lse, **shared, **per_edge)
+    if takes_varlen(graph, query.device, query.dtype, _is_plain(terms)):
+        return varlen.attention(query, key, value, plan, scale=terms.scale, rest=rest)
+    options: dict[str, Any] = {"more": more, "rest": rest, "needs_lse": needs_lse}
+    return blocks.attention(query, key, value, plan, **options, **shared, **per_edge)
+
+
+def takes_varlen(graph: AttentionGraph, device: torch.device, dtype: torch.dtype, is_plain: bool) -> bool:
+    """Returns whether blocks run as sequences of variable length, not padded.
+
+    Args:
+        is_plain: whether the call passes neither per-edge arguments nor dropout nor logit_clip.
+    """
+    return is_plain and graph.blocks is not None and varlen.serves(graph.plan(), device, dtype)
+
+
+def _is_plain(terms: Terms) -> bool:
+    return not terms.reads_edges and terms.logit_clip is None
 
 
 def _has_few_types(terms: Terms) -> bool:

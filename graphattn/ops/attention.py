@@ -25,13 +25,14 @@ import torch
 from torch import Tensor
 
 from graphattn.graph import AttentionGraph
-from graphattn.ops._arguments import HALF, Terms, check_features, check_head_gate, check_terms
-from graphattn.ops._costs import constants_for
+from graphattn.ops._arguments import HALF, Terms, check_features, check_head_gate, check_tables, check_terms
+from graphattn.ops._costs import NAMES, constants_for
 from graphattn.ops._dispatch import (
     IMPLEMENTATIONS,
     Sizes,
     choose,
     estimate,
+    is_estimated,
     mixes_examples,
     reason_against,
     resolve,
@@ -40,15 +41,17 @@ from graphattn.ops._dispatch import (
     run_weights,
     run_with_weights,
 )
+from graphattn.ops._variant import variant
 from graphattn.ops.capability import supports
 from graphattn.ops.dropout import dropout_factor
 from graphattn.ops.listening import Call, Listener, Receive, announce, willing
+from graphattn.ops.memory_floor import floor_bytes
 
 
 def graph_attention(
     query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    key: Tensor | tuple[Tensor, Tensor],
+    value: Tensor | tuple[Tensor, Tensor],
     graph: AttentionGraph,
     *,
     edge_bias: Tensor | None = None,
@@ -75,7 +78,9 @@ def graph_attention(
     Args:
         query: [num_dst_nodes, num_heads, head_dim].
         key: [num_src_nodes, num_key_heads, head_dim]; num_key_heads divides num_heads (grouped heads).
-        value: [num_src_nodes, num_key_heads, value_dim].
+        value: [num_src_nodes, num_key_heads, value_dim]. Key and value may both be pairs of such tensors, whose rows
+            together are the sources, as a Combiner's tokens and summaries: blocks on the CPU read them where they lie,
+            everything else joins them first.
         graph: who may look at whom; per-edge arguments follow `graph.edge_index`.
         edge_bias: [num_edges], [num_edges, 1] or [num_edges, num_heads], natural-log scale, added to logits.
         edge_gate: the same shapes, multiplied into the weights after the softmax (rows no longer sum to one).
@@ -91,12 +96,13 @@ def graph_attention(
         dropout_p: probability of dropping a weight; kept ones are divided by 1 − dropout_p.
         seed: int64, one element; the same seed drops the same edges. None draws one from torch's default generator.
         impl: "auto", "dense" (the specification), "scatter", "gather" (as many edges at every target), "blocks",
-            "fused" or "sdpa" (small graphs without per-edge arguments); `explain` shows the choice.
+            "fused", "sdpa" (small graphs without per-edge arguments) or "flex" (CUDA, the same calls, never of itself);
+            `explain` shows the choice.
 
     Returns:
         [num_dst_nodes, num_heads, value_dim] in query's dtype. A target without an edge, or whose logits are all −inf,
         gets exactly zero, with finite gradients. Half precision is summed in float32. A NaN stays with the targets
-        that see it in "scatter", "gather" and "fused"; "dense", "blocks" and "sdpa" may spread it, and "auto" takes
+        that see it in "scatter", "gather" and "fused"; "dense", "blocks", "sdpa" and "flex" may, and "auto" takes
         these where it stays in its example of a batch.
 
     Raises:
@@ -113,7 +119,7 @@ def graph_attention(
     >>> graph_attention(query, key, torch.tensor([[[2.0]], [[4.0]]]), graph).flatten()
     tensor([3., 0.])
     """
-    query, key, value = check_features(query, key, value, graph)
+    query, key, value, more = check_tables(query, key, value, graph)
     terms = check_terms(
         query,
         graph,
@@ -131,7 +137,7 @@ def graph_attention(
     )
     chosen = resolve(impl, graph, _sizes(query, value.shape[2]), terms.reads_edges, _also(terms))
     gate = None if head_gate is None else check_head_gate(head_gate, query)
-    out, _ = _run(chosen, query, key, value, graph, terms, gate)
+    out, _ = _run(chosen, query, key, value, graph, terms, gate, more=more)
     return out if gate is None else out * gate.to(out.dtype)[:, None]
 
 
@@ -337,6 +343,9 @@ def edge_logits(
 def explain(query: Tensor, graph: AttentionGraph, *, value_dim: int | None = None, reads_edges: bool = False) -> None:
     """Prints which implementation `impl="auto"` takes, what it expects of each, why others lost, by whose constants.
 
+    Also which of its kernels the choice runs, the bytes that the call moves at least, and, where a calibration measured
+    how fast this machine copies, what share of that memory floor is expected to be reached.
+
     Args:
         query: [num_dst_nodes, num_heads, head_dim]; only its sizes, dtype and device matter.
         graph: the graph of the call.
@@ -359,12 +368,42 @@ def explain(query: Tensor, graph: AttentionGraph, *, value_dim: int | None = Non
         if reason is not None:
             print(f"  {impl:8} cannot: {reason}")
             continue
+        if not is_estimated(impl, sizes.device):
+            print(f"  {impl:8} can, if it is named: {_why_only_named(impl)}")
+            continue
         expected = estimate(impl, graph, sizes)
         verdict = "chosen" if impl == chosen else f"{expected / best:.1f} times the chosen one"
         if impl != chosen and mixes_examples(impl, graph):
             verdict += "; a NaN of one example would reach the others of its batch"
         print(f"  {impl:8} about {expected / 1e3:.3g} ms forward and backward, {verdict}")
+    print(f"  {chosen} runs as: {variant(chosen, graph, sizes, reads_edges)}")
+    print(f"  memory: {_against_floor(graph, sizes, reads_edges, best)}")
     print(f"  constants: {constants_for(sizes.device.type).source}")
+
+
+def _why_only_named(impl: str) -> str:
+    if impl in NAMES:
+        return "it was not right when this machine was calibrated"
+    return "it compiles a program for each new size of graph, for seconds"
+
+
+def _against_floor(graph: AttentionGraph, sizes: Sizes, reads_edges: bool, microseconds: float) -> str:
+    """Says what a plain call moves at least, and what share of that floor its expected time reaches."""
+    of_targets, of_sources = (
+        num_nodes * sizes.num_heads * sizes.dtype.itemsize for num_nodes in (graph.num_dst_nodes, graph.num_src_nodes)
+    )
+    leaves = of_targets * sizes.head_dim + of_sources * (sizes.head_dim + sizes.value_dim)
+    floor = floor_bytes(graph, leaves=leaves, others=0, out=of_targets * sizes.value_dim, num_heads=sizes.num_heads)
+    moved = f"{floor.forward / 1e6:.3g} MB forward, {floor.both / 1e6:.3g} MB with backward at least, each byte once"
+    if reads_edges:
+        moved += ", beside what is told per edge"
+    rate = constants_for(sizes.device.type).bytes_per_second
+    if rate is None:
+        device = "" if sizes.device.type == "cpu" else f" --device {sizes.device.type}"
+        return f"{moved}; how fast this machine copies is measured by `graphattn info --calibrate{device}`"
+    least = 1e6 * floor.both / rate
+    share = f"the choice is expected to reach {least / microseconds:.0%} of that floor"
+    return f"{moved}: {least / 1e3:.3g} ms at the {rate / 1e9:.4g} GB/s of a large copy; {share}"
 
 
 def _run(
@@ -376,11 +415,14 @@ def _run(
     terms: Terms,
     head_gate: Tensor | None = None,
     needs_lse: bool = False,
+    more: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Runs a call, and tells its weights to those who listen; out and its gradient are the same if nobody does."""
     listeners = willing()
     if not listeners:
-        return run_attention(impl, query, key, value, graph, terms, needs_lse)
+        return run_attention(impl, query, key, value, graph, terms, needs_lse, more)
+    if more is not None:
+        key, value = torch.cat([key, more[0]]), torch.cat([value, more[1]])
     listed, lse = graph.enumerate(), None
     # as the call would run unheard: types of edges run another way, and weights that nobody differentiates would slow
     # down the backward of a pass that makes them

@@ -2,6 +2,10 @@
 
 Every implementation runs forward and backward, in float32, on small to medium graphs of three kinds: windows, random
 keys, and blocks. The constants of its cost model are fitted by least squares on relative error, none negative.
+
+Where `auto` leaves an implementation alone until somebody has run it (`capability.needs_proof`), it is first held
+against `dense` in float64 on the CPU: output and every gradient, in both precisions, plain and with all arguments. What
+is right is written down, so that `auto` takes it here; what is wrong is not timed.
 """
 
 import errno
@@ -10,11 +14,12 @@ import json
 import os
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,6 +29,7 @@ from graphattn.graph.ragged import node_ptr
 from graphattn.ops._costs import FORMAT, NAMES, constants_for, costs_file
 from graphattn.ops._dispatch import Sizes, growth, reason_against
 from graphattn.ops.attention import graph_attention
+from graphattn.ops.capability import needs_proof, runs_on
 
 # (kind, number of nodes, degree); cliques have as many nodes each as their degree, molecules about as many
 CASES = (
@@ -39,6 +45,11 @@ CASES = (
 HEADS = ((4, 32), (8, 16), (2, 64))  # number of heads, and their width
 SECONDS = 0.08  # a measurement, unless its three calls take longer
 LEAST_CALLS, MOST_CALLS = 3, 50
+# What an implementation is proved on, 4 heads × 16: small graphs, and one with rows that kernels cut into pieces
+PROOFS = (("window", 64, 8), ("random", 96, 16), ("molecules", 128, 16), ("random", 560, 530))
+# The largest ‖got − right‖ / ‖right‖ that passes, of output and gradients.
+ALLOWED = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
+COPIED_BYTES = {"cpu": 2**27, "cuda": 2**30}  # more than caches hold
 # Where an implementation cannot win, it need not be known: numbers that it holds at a time.
 MAX_GATHERED, MAX_PAIRS = 2**22, 2**22
 
@@ -50,6 +61,8 @@ class Calibration(NamedTuple):
     costs: dict[str, dict[str, float]]
     off: dict[str, tuple[float, float]]  # by implementation: in the median, at worst
     num_measured: int
+    proved: dict[str, bool]  # by implementation that needed a proof: whether it was right
+    bytes_per_second: float | None  # that a large copy reads and writes
 
 
 def calibrate(
@@ -61,6 +74,8 @@ def calibrate(
 ) -> Calibration:
     """Measures the implementations and fits the constants of the cost model; about half a minute.
 
+    On a GPU the kernels of every proof are compiled first, once a machine.
+
     Args:
         cases: kind ("window", "random", "cliques", "molecules"), nodes and degree of each graph; None takes `CASES`.
         seconds: to spend on a measurement; None takes `SECONDS`.
@@ -70,23 +85,69 @@ def calibrate(
     device = torch.device(device)
     cases = CASES if cases is None else cases
     seconds = SECONDS if seconds is None else seconds
-    rows: dict[str, list[list[float]]] = {impl: [] for impl in NAMES}
-    measured: dict[str, list[float]] = {impl: [] for impl in NAMES}
+    proved = {}
+    for impl in NAMES:
+        if needs_proof(impl, device) and runs_on(impl, device):
+            report(f"proving {impl}")
+            reason = disproof(impl, device)
+            proved[impl] = reason is None
+            if reason is not None:
+                warnings.warn(f"impl={impl!r} is left out on {device.type}: {reason}.", stacklevel=2)
+    timed = [impl for impl in NAMES if proved.get(impl, True)]
+    rows: dict[str, list[list[float]]] = {impl: [] for impl in timed}
+    measured: dict[str, list[float]] = {impl: [] for impl in timed}
     for number, (kind, num_nodes, degree) in enumerate(cases):
         report(f"measuring {number + 1} of {len(cases)}: {kind}, {num_nodes:,} nodes, {degree:,} keys")
         graph = make_graph(kind, num_nodes, degree).to(device)
         for num_heads, head_dim in HEADS:
             sizes = Sizes(num_heads, head_dim, head_dim, torch.float32, device)
-            for impl, names in NAMES.items():
+            for impl in timed:
                 if _is_worth_knowing(impl, graph, sizes):
                     amounts = growth(impl, graph, sizes)
-                    rows[impl].append([amounts[name] for name in names])
+                    rows[impl].append([amounts[name] for name in NAMES[impl]])
                     measured[impl].append(_microseconds(impl, graph, sizes, seconds))
     costs, off = {}, {}
-    for impl, names in NAMES.items():
+    for impl in timed:
         found, off[impl] = _fit(rows[impl], measured[impl])
-        costs[impl] = dict(zip(names, found, strict=True))
-    return Calibration(device.type, costs, off, sum(map(len, measured.values())))
+        costs[impl] = dict(zip(NAMES[impl], found, strict=True))
+    return Calibration(device.type, costs, off, sum(map(len, measured.values())), proved, copy_rate(device))
+
+
+def disproof(impl: str, device: torch.device) -> str | None:
+    """Returns in words where an implementation differs from `dense`, or fails; None if it is right all over.
+
+    Calls that it cannot serve say nothing; if it serves none, that is the reason.
+    """
+    num_served = 0
+    for kind, num_nodes, degree in PROOFS:
+        graph = make_graph(kind, num_nodes, degree)
+        there = graph.to(device)
+        for dtype, allowed in ALLOWED.items():
+            sizes = Sizes(4, 16, 16, dtype, device)
+            for name, leaves, options in _calls(graph, sizes):
+                also = ("logit_clip",) if "logit_clip" in options else ()
+                if reason_against(impl, there, sizes, name != "plain", also) is not None:
+                    continue
+                num_served += 1
+                case = f"{kind}, {num_nodes} nodes, {degree} keys, {name}, {dtype}"
+                try:
+                    found = _results(impl, there, leaves, options)
+                except Exception as error:  # whatever a compiler or a driver comes up with
+                    return f"{case} fails: {type(error).__name__}: {error}"[:500]
+                right = _results("dense", graph, {key: x.detach().cpu().double() for key, x in leaves.items()}, options)
+                for part, expected in right.items():
+                    gap = float((found[part].cpu().double() - expected).norm() / expected.norm())
+                    if not gap <= allowed:
+                        return f"{case}: its {part} is off by {gap:.2g} of the norm, and {allowed:.2g} is allowed"
+    return None if num_served else "it serves no call there"
+
+
+def copy_rate(device: torch.device) -> float:
+    """Returns the bytes a second that a large copy on the device reads and writes, the median of some."""
+    source = torch.zeros(COPIED_BYTES.get(device.type, COPIED_BYTES["cpu"]), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    seconds = _seconds(lambda: target.copy_(source), device, at_least=0.0, least_calls=7)
+    return 2 * source.numel() / seconds
 
 
 def save(calibration: Calibration) -> Path:
@@ -103,6 +164,8 @@ def save(calibration: Calibration) -> Path:
         "num_threads": torch.get_num_threads(),
         "versions": {name: _version(name) for name in ("graphattn", "torch", "numba", "triton", "torch_scatter")},
         "costs": calibration.costs,
+        "proved": calibration.proved,
+        "bytes_per_second": calibration.bytes_per_second,
         "off": {impl: {"median": median, "worst": worst} for impl, (median, worst) in calibration.off.items()},
     }
     with _unfinished(path) as unfinished:
@@ -144,6 +207,9 @@ def table(calibration: Calibration) -> str:
         median, worst = calibration.off[impl]
         named = "  ".join(f"{name} {value:.3g}" for name, value in constants.items())
         lines.append(f"{impl:8} {named}  (off by {median:.2f}x, at worst {worst:.1f}x)")
+    lines += [f"{impl:8} {'is' if right else 'is not'} proved here" for impl, right in calibration.proved.items()]
+    if calibration.bytes_per_second is not None:
+        lines.append(f"a large copy reads and writes {calibration.bytes_per_second / 1e9:.4g} GB/s")
     return "\n".join(lines)
 
 
@@ -175,20 +241,70 @@ def _is_worth_knowing(impl: str, graph: AttentionGraph, sizes: Sizes) -> bool:
     return not is_gathered or graph.num_edges * sizes.num_heads * sizes.head_dim <= MAX_GATHERED
 
 
+def _calls(graph: AttentionGraph, sizes: Sizes) -> Iterator[tuple[str, dict[str, torch.Tensor], dict[str, Any]]]:
+    """Yields calls of the verb: a name, tensors to be differentiated, and other arguments, those on the CPU."""
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(sizes.device, sizes.dtype)
+
+    num_heads, num_edges, num_types, edge_dim = sizes.num_heads, graph.num_edges, 5, 3
+    features = {
+        "query": normal(graph.num_dst_nodes, num_heads, sizes.head_dim),
+        "key": normal(graph.num_src_nodes, num_heads, sizes.head_dim),
+        "value": normal(graph.num_src_nodes, num_heads, sizes.value_dim),
+    }
+    yield "plain", features, {}
+    types = torch.arange(num_edges) % num_types
+    yield "types", features | {"edge_bias": normal(num_types, num_heads)}, {"edge_type": types}
+    of_edges = {"edge_bias": normal(num_edges, num_heads), "edge_gate": normal(num_edges, 1)}
+    terms = {
+        "edge_attr": normal(num_edges, edge_dim),
+        "edge_key_weight": normal(num_heads, sizes.head_dim, edge_dim),
+        "edge_value_weight": normal(num_heads, sizes.value_dim, edge_dim),
+    }
+    options = {"logit_clip": 2.0, "dropout_p": 0.3, "seed": torch.tensor(1)}
+    yield "all arguments", features | of_edges | terms, options
+    yield "all but features", features | of_edges, options  # kernels over windows of rows serve these
+
+
+def _results(
+    impl: str, graph: AttentionGraph, tensors: dict[str, torch.Tensor], options: dict[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Returns the output and the gradients of a fixed mixture of it."""
+    leaves: dict[str, Any] = {name: x.detach().requires_grad_() for name, x in tensors.items()}
+    call: dict[str, Any] = {
+        name: x.to(graph.device) if isinstance(x, torch.Tensor) else x for name, x in options.items()
+    }
+    out = graph_attention(**leaves, **call, graph=graph, impl=impl)
+    mixture = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).to(out)
+    grads = torch.autograd.grad(out, list(leaves.values()), mixture)
+    return {"output": out.detach()} | {f"gradient of {name}": x for name, x in zip(leaves, grads, strict=True)}
+
+
 def _microseconds(impl: str, graph: AttentionGraph, sizes: Sizes, seconds: float) -> float:
     """Returns the median time of forward and backward, after one call that is not counted."""
     shape = graph.num_src_nodes, sizes.num_heads, sizes.head_dim
     query, key, value = leaves = [torch.randn(shape, device=sizes.device, requires_grad=True) for _ in range(3)]
     grad = torch.randn(graph.num_dst_nodes, *shape[1:], device=sizes.device)
-    wait = torch.cuda.synchronize if sizes.device.type == "cuda" else _nothing
+
+    def call() -> None:
+        torch.autograd.grad(graph_attention(query, key, value, graph, impl=impl), leaves, grad)
+
+    return 1e6 * _seconds(call, sizes.device, seconds, LEAST_CALLS)
+
+
+def _seconds(call: Callable[[], object], device: torch.device, at_least: float, least_calls: int) -> float:
+    """Returns the median time of a call, after one that is not counted."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else _nothing
     times: list[float] = []
-    while len(times) <= LEAST_CALLS or (sum(times) < seconds and len(times) < MOST_CALLS):
+    while len(times) <= least_calls or (sum(times) < at_least and len(times) < MOST_CALLS):
         wait()
         start = time.perf_counter()
-        torch.autograd.grad(graph_attention(query, key, value, graph, impl=impl), leaves, grad)
+        call()
         wait()
         times.append(time.perf_counter() - start)
-    return 1e6 * statistics.median(times[1:])
+    return statistics.median(times[1:])
 
 
 def _nothing() -> None:

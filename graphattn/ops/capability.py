@@ -4,7 +4,9 @@ import importlib.util
 
 import torch
 
-IMPLEMENTATIONS = ("dense", "scatter", "gather", "blocks", "fused", "sdpa")
+from graphattn.ops._costs import is_proved_here
+
+IMPLEMENTATIONS = ("dense", "scatter", "gather", "blocks", "fused", "sdpa", "flex")
 
 ARGUMENTS = (
     "edge_bias", "edge_gate", "head_gate", "edge_attr", "edge_key_weight", "edge_value_weight", "edge_type",
@@ -24,14 +26,21 @@ _LACKS = {
     "blocks": frozenset({"weights", "double_backward", "torch_func"}),
     "fused": frozenset({"double_backward", "torch_func"}),
     "sdpa": frozenset(ARGUMENTS) - {"head_gate", "grouped_heads"},
+    "flex": frozenset(ARGUMENTS) - {"head_gate", "grouped_heads", "head_mask", "lse"},
 }
+_LACKS_DTYPES = {"flex": frozenset({torch.float64})}
 # looked up once: every choice of `auto` asks
 _HAS_NUMBA = importlib.util.find_spec("numba") is not None
 _HAS_TRITON = importlib.util.find_spec("triton") is not None  # comes with torch for CUDA
-_DEVICES = {"fused": ("cpu", "cuda") if _HAS_TRITON else ("cpu",)}  # the others run wherever torch does
-# Where `auto` leaves an implementation to whoever names it: kernels that only the interpreter has run, and a way that
-# was found faster on CPUs only.
+_DEVICES = {  # the others run wherever torch does
+    "fused": ("cpu", "cuda") if _HAS_TRITON else ("cpu",),
+    "flex": ("cuda",) if _HAS_TRITON else (),  # torch trains it nowhere else
+}
+# Where `auto` takes an implementation only after `graphattn info --calibrate` found it right and measured it there:
+# kernels that only the interpreter has run, and a way that was found faster on CPUs only.
 _UNPROVED = {"fused": ("cuda",), "sdpa": ("cuda", "mps")}
+# Left to whoever names them, everywhere: seconds of compiling for each new size of graph are in no estimate.
+_NAMED_ONLY = frozenset({"flex"})
 
 
 def supports(impl: str, argument: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> bool:
@@ -53,7 +62,7 @@ def supports(impl: str, argument: str, dtype: torch.dtype = torch.float32, devic
     check_impl(impl)
     if argument not in ARGUMENTS:
         raise ValueError(f"argument must be one of {', '.join(ARGUMENTS)}, got {argument!r}. Check the spelling.")
-    return argument not in _LACKS[impl] and dtype in DTYPES and runs_on(impl, device)
+    return argument not in _LACKS[impl] and has_dtype(impl, dtype) and runs_on(impl, device)
 
 
 def check_impl(impl: str) -> None:
@@ -64,6 +73,11 @@ def check_impl(impl: str) -> None:
         )
 
 
+def has_dtype(impl: str, dtype: torch.dtype) -> bool:
+    """Returns whether an implementation computes in this dtype, or in a wider one."""
+    return dtype in DTYPES and dtype not in _LACKS_DTYPES.get(impl, ())
+
+
 def runs_on(impl: str, device: torch.device | str) -> bool:
     """Returns whether an implementation has a kernel for this device."""
     return torch.device(device).type in _DEVICES.get(impl, (torch.device(device).type,))
@@ -71,7 +85,14 @@ def runs_on(impl: str, device: torch.device | str) -> bool:
 
 def is_proved(impl: str, device: torch.device | str) -> bool:
     """Returns whether `auto` may take an implementation on such a device, where it has run and been measured."""
-    return torch.device(device).type not in _UNPROVED.get(impl, ())
+    if impl in _NAMED_ONLY:
+        return False
+    return not needs_proof(impl, device) or is_proved_here(impl, torch.device(device).type)
+
+
+def needs_proof(impl: str, device: torch.device | str) -> bool:
+    """Returns whether `auto` waits for a calibration on the user's machine to prove an implementation."""
+    return torch.device(device).type in _UNPROVED.get(impl, ())
 
 
 def is_transformed() -> bool:

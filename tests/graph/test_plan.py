@@ -153,13 +153,51 @@ def test_a_group_says_which_staircase_its_rows_are() -> None:
 
 
 @given(graphs() | mixed_graphs() | batch_graphs())
+def test_sequences_cover_each_pair_of_full_blocks_and_causal_squares_exactly_once(graph: AttentionGraph) -> None:
+    sequences = graph.plan().sequences
+    if sequences is None:
+        return
+    dst = torch.arange(graph.num_dst_nodes) if sequences.dst is None else sequences.dst
+    src = torch.arange(graph.num_src_nodes) if sequences.src is None else sequences.src
+    rows, columns = (ptr.diff().tolist() for ptr in (sequences.dst_ptr, sequences.src_ptr))
+    assert sequences.dst_ptr.dtype == sequences.src_ptr.dtype == torch.int32
+    assert (max(rows), max(columns)) == (sequences.most_targets, sequences.most_sources)
+    assert sequences.reads_once == (src.unique().numel() == src.numel())
+    listed = []
+    for targets, sources in zip(dst.split(rows), src.split(columns), strict=True):
+        assert not sequences.is_causal or targets.numel() == sources.numel()
+        for rank, target in enumerate(targets.tolist()):
+            listed += [(target, j) for j in sources[: rank + 1 if sequences.is_causal else None].tolist()]
+    assert sorted(listed) == sorted((i, j) for i, j, _ in pairs_in(graph.blocks))
+
+
+def test_nodes_in_order_are_not_listed_and_other_staircases_have_no_sequences() -> None:
+    batch = full([2, 3, 2])
+    for graph in (batch, batch.keep(is_causal)):
+        sequences = graph.plan().sequences
+        assert sequences is not None and (sequences.dst, sequences.src) == (None, None)
+        assert sequences.dst_ptr.tolist() == sequences.src_ptr.tolist() == [0, 2, 5, 7]
+        assert sequences.is_causal == (graph is not batch) and sequences.reads_once
+    sampled = batch.keep_sources(torch.tensor([True, False, True, False, True, True, True]))
+    assert sampled.plan().sequences.src.tolist() == [0, 2, 4, 5, 6]
+    assert sampled.compact_sources()[0].plan().sequences.src is None
+    assert sampled.keep(is_causal).plan().sequences is None
+    assert sliding_window(7, 1).plan().sequences is None
+
+
+def test_more_blocks_than_a_grid_has_are_no_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphattn.graph.plan.MAX_SEQUENCES", 2)
+    assert full([3, 2]).plan().sequences is not None and full([3, 2, 1]).plan().sequences is None
+
+
+@given(graphs() | mixed_graphs() | batch_graphs())
 def test_the_plan_without_unread_sources_is_that_of_the_compact_graph(graph: AttentionGraph) -> None:
     compact, kept = graph.compact_sources()
     ours, expected = graph.plan().keep_sources(kept), compact.plan()
 
     def tensors(plan: Plan) -> list[torch.Tensor | None]:
         fields = [*plan[:7], *(plan.groups or ()), *(field for bucket in plan.buckets for field in bucket)]
-        return [field for field in fields if isinstance(field, torch.Tensor)]
+        return [field for field in (*fields, *(plan.sequences or ())) if isinstance(field, torch.Tensor)]
 
     assert_close(tensors(ours), tensors(expected))
     assert graph.plan().is_read().nonzero()[:, 0].tolist() == kept.tolist()
@@ -215,6 +253,7 @@ def test_map_reaches_every_tensor_and_nothing_else(graph: AttentionGraph) -> Non
         fields = [
             *plan[:7],
             *(plan.groups or ()),
+            *(plan.sequences or ()),
             *(field for bucket in plan.buckets for field in bucket),
             plan.covers_once,
         ]

@@ -6,8 +6,8 @@ import torch
 from torch.testing import assert_close
 
 from graphattn.nn import EdgeTerms
-from graphattn.ops import IMPLEMENTATIONS, graph_attention
-from tests.ops.graphs import GRAPHS
+from graphattn.ops import graph_attention
+from tests.ops.graphs import GRAPHS, ON_CPU
 
 USES = ("key", "value", "bias", "gate")
 COMBINATIONS = [dict(zip(USES, chosen)) for chosen in itertools.product([False, True], repeat=4) if any(chosen)]
@@ -54,7 +54,7 @@ def test_the_terms_mean_keys_and_values_of_their_own_for_every_edge(uses: dict[s
         alpha = scores[mine].softmax(0) * (terms["edge_gate"][mine] if uses["gate"] else 1)
         expected[target] = (alpha[..., None] * values[mine]).sum(0)
     given = {name: term for name, term in terms.items() if term is not None}
-    for impl in IMPLEMENTATIONS:
+    for impl in ON_CPU:
         if impl not in ("blocks", "sdpa"):
             assert_close(graph_attention(query, key, value, graph, impl=impl, **given), expected)
 

@@ -5,8 +5,11 @@ import torch
 from graphattn.connectivity import full, global_tokens, sliding_window
 from graphattn.graph import AttentionGraph, Blocks, bicliques, disjoint_union
 from graphattn.graph.rules import is_causal
+from graphattn.ops import IMPLEMENTATIONS
+from graphattn.ops.capability import runs_on
 
 NUM_HEADS = 3
+ON_CPU = tuple(impl for impl in IMPLEMENTATIONS if runs_on(impl, "cpu"))  # all but flex
 
 
 def edges(pairs: str, num_src_nodes: int = 11, num_dst_nodes: int = 11) -> AttentionGraph:

@@ -27,10 +27,10 @@ from graphattn.ops import (
 )
 from graphattn.ops import _dispatch as dispatch
 from tests import strategies
-from tests.ops.graphs import GRAPHS, NUM_HEADS, block, edges, with_blocks
+from tests.ops.graphs import GRAPHS, NUM_HEADS, ON_CPU, block, edges, with_blocks
 
 HEAD_DIM, VALUE_DIM, EDGE_DIM = 5, 7, 2
-FAST = [impl for impl in IMPLEMENTATIONS if impl != "dense"]
+FAST = [impl for impl in ON_CPU if impl != "dense"]
 PER_EDGE = [impl for impl in IMPLEMENTATIONS if supports(impl, "weights")]
 WITH_TERMS = [impl for impl in IMPLEMENTATIONS if supports(impl, "edge_bias")]  # and dropout and lse: all but sdpa
 SEED = torch.tensor(2**40 + 1234)
@@ -218,7 +218,7 @@ def test_grouped_heads_agree(name: str, heads: int, key_heads: int, terms: str, 
         check_agreement(graph, impl, inputs)
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", ON_CPU)
 def test_grouped_heads_are_those_of_repeated_keys(impl: str) -> None:
     graph = GRAPHS["full"]
     inputs = features(graph, heads=6, key_heads=3)
@@ -243,7 +243,7 @@ def test_large_logits_agree(name: str, impl: str, factor: float) -> None:
             assert_close(x, expected[name], **EXACT)
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", ON_CPU)
 @pytest.mark.parametrize("name", ["window", "full", "blocks and edges", "cross", "three keys each"])
 def test_strided_inputs_give_the_same_answer(name: str, impl: str) -> None:
     graph = GRAPHS[name]
@@ -411,7 +411,7 @@ def test_half_precision_is_summed_in_float32(impl: str) -> None:
     assert_close(lse, torch.full_like(lse, math.log(4096) + math.sqrt(8)))
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", ON_CPU)
 def test_autocast_takes_mixed_dtypes_and_keeps_sums_in_float32(impl: str) -> None:
     graph = GRAPHS["three keys each in a block or not"]
     inputs = features(graph, dtype=torch.float32)
@@ -694,7 +694,7 @@ def test_parts_merge_by_their_log_sum_exp_into_the_union(name: str, impl: str) -
 # --- transforms of torch.func --------------------------------------------------------------------------------------
 
 TRANSFORMED = ["auto", *(impl for impl in IMPLEMENTATIONS if supports(impl, "torch_func"))]
-OTHERS = [impl for impl in IMPLEMENTATIONS if not supports(impl, "torch_func")]
+OTHERS = [impl for impl in ON_CPU if not supports(impl, "torch_func")]
 
 
 def transformed_inputs() -> tuple[Tensor, Callable[..., Tensor]]:
@@ -952,6 +952,12 @@ WINDOW = GRAPHS["window"]  # 49 edges
 LISTED = {"edge_attr": drawn(49, EDGE_DIM), "edge_key_weight": drawn(NUM_HEADS, HEAD_DIM, EDGE_DIM)}
 TWO_HEADS = AttentionGraph(WINDOW.edge_index, 11, head_mask=torch.ones(49, 2, dtype=torch.bool))
 VALUE, TYPE = ValueError, TypeError
+
+
+def in_two(first: int, more: int) -> dict[str, tuple[Tensor, Tensor]]:
+    return {name: (drawn(first, 3, dim), drawn(more, 3, dim)) for name, dim in (("key", 5), ("value", 7))}
+
+
 MISTAKES: list[tuple[Inputs, type[Exception], str]] = [
     ({"graph": WINDOW.edge_index}, TYPE, "graph must be an AttentionGraph, got Tensor. * from_edge_index"),
     ({"query": drawn(11, 15)}, VALUE, "query must have shape * got [11, 15]. Split the heads"),
@@ -960,6 +966,14 @@ MISTAKES: list[tuple[Inputs, type[Exception], str]] = [
     ({"query": drawn(13, 3, 5)}, VALUE, "query must have num_dst_nodes = 11 rows, got 13. * one row per target"),
     ({"key": drawn(13, 3, 5)}, VALUE, "key must have num_src_nodes = 11 rows, got 13. * one per source"),
     ({"value": drawn(13, 3, 7)}, VALUE, "value must have num_src_nodes = 11 rows, got 13."),
+    ({"key": (drawn(11, 3, 5), drawn(0, 3, 5))}, TYPE, "key and value must be two tensors, or two pairs * torch.cat."),
+    ({"key": (drawn(11, 3, 5),), "value": (drawn(11, 3, 7),)}, TYPE, "key and value must * got tuple and tuple. Join"),
+    (in_two(7, 4) | {"key": (drawn(7, 3, 5), drawn(4, 2, 5))}, VALUE, "key must be a pair of tensors alike * [4, 2"),
+    (in_two(7, 4) | {"value": (drawn(7, 3, 7), drawn(4, 3, 7).float())}, VALUE, "value must be a pair * torch.float32"),
+    (in_two(7, 4) | {"value": (drawn(6, 3, 7), drawn(5, 3, 7))}, VALUE, "value must * 7 and 4, got 6 and 5. Cut both"),
+    (in_two(7, 4) | {"value": (drawn(7, 3, 7), drawn(3, 3, 7))}, VALUE, "value must * 7 and 4, got 7 and 3. Cut both"),
+    ({"key": (drawn(),) * 2, "value": (drawn(),) * 2}, VALUE, "key must have shape * got []. Split the heads"),
+    (in_two(7, 5), VALUE, "key must have num_src_nodes = 11 rows, got 7 and 5. * one per source"),
     ({"key": drawn(11, 2, 5)}, VALUE, "key must have a number of heads that divides query's 3, got 2. Grouped heads"),
     ({"key": drawn(11, 0, 5)}, VALUE, "key must have a number of heads that divides query's 3, got 0. Grouped heads"),
     ({"value": drawn(11, 1, 7)}, VALUE, "value must have key's 3 heads, got 1. Give each key head its value head"),
@@ -998,7 +1012,7 @@ MISTAKES: list[tuple[Inputs, type[Exception], str]] = [
     ({"dropout_p": 1.5}, VALUE, "dropout_p must lie in [0, 1], got 1.5. It is the probability"),
     ({"dropout_p": 0.5, "seed": 3}, VALUE, "seed must be a tensor with one int64 number, got int. Pass torch.tensor("),
     ({"dropout_p": 0.5, "seed": torch.ones(2)}, VALUE, "seed must be * got torch.float32 [2]. Pass torch.tensor("),
-    ({"impl": "flash"}, VALUE, "impl must be 'auto' or one of dense, scatter, gather, blocks, fused, sdpa, got"),
+    ({"impl": "flash"}, VALUE, "impl must be 'auto' or one of dense, scatter, gather, blocks, fused, sdpa, flex, got"),
     ({"impl": "gather"}, VALUE, "cannot serve this call: it needs the same number of incoming edges, at least one, at "
                                 "every target. These can: dense, scatter, fused, sdpa."),
     ({"impl": "blocks"}, VALUE, "cannot serve this call: the graph has no block. These can: dense, scatter, fused, sd"),

@@ -178,6 +178,40 @@ def test_several_tiles_of_the_kernel_equal_dense(way: None) -> None:
         check(graph, inputs_of(graph, heads=2, key_heads=1, head_dim=8, value_dim=8))
 
 
+def cut(rows: Tensor, num_more: int) -> tuple[Tensor, Tensor]:
+    return rows[: len(rows) - num_more], rows[len(rows) - num_more :]
+
+
+@pytest.mark.parametrize("impl", ["blocks", "auto", "scatter"])
+@pytest.mark.parametrize("num_more", [0, 1, 3, "all"])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_sources_in_two_tables_are_those_of_one(name: str, num_more: int | str, impl: str, way: None) -> None:
+    graph, joined = GRAPHS[name], inputs_of(GRAPHS[name], value_dim=7)
+    num_more = graph.num_src_nodes if num_more == "all" else min(int(num_more), graph.num_src_nodes)
+    pairs = {key: cut(joined[key], num_more) for key in ("key", "value")}
+    slope = torch.randn(graph.num_dst_nodes, 3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = []
+    for sources in (pairs, {"key": joined["key"], "value": joined["value"]}):
+        out = graph_attention(joined["query"], **sources, graph=graph, impl=impl if sources is pairs else "dense")
+        found.append([out, *torch.autograd.grad(out, list(joined.values()), slope)])
+    assert_close(*found, **EXACT)
+
+
+@pytest.mark.parametrize("dim", [8, 5])
+@pytest.mark.parametrize("num_more", [None, 100])
+def test_slices_of_one_packed_tensor_give_the_bits_of_contiguous_ones(num_more: int | None, dim: int) -> None:
+    graph = full(torch.tensor([150, 90]))
+    packed = torch.randn(240, 3 * 2 * dim, generator=torch.Generator().manual_seed(2))
+    query, key, value = packed.unflatten(1, (3, 2, dim)).unbind(1)
+    found = []
+    for inputs in ((query, key, value), (query.contiguous(), key.contiguous(), value.contiguous())):
+        query, key, value = (x.detach().requires_grad_() for x in inputs)
+        sources = (key, value) if num_more is None else (cut(key, num_more), cut(value, num_more))
+        out = graph_attention(query, *sources, graph, impl="blocks")
+        found.append([out, *torch.autograd.grad(out.square().sum(), (query, key, value))])
+    assert_close(*found, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", ["sampled sources and edges", "overlapping shapes", "causal"])
 def test_strided_features_are_read_right(name: str, way: None) -> None:
     inputs = inputs_of(GRAPHS[name])
@@ -391,14 +425,19 @@ def test_what_is_not_read_does_not_reach_a_row_of_a_staircase(where: str) -> Non
 
 
 @pytest.mark.parametrize("has_lse", [True, False])
+@pytest.mark.parametrize("num_more", [None, 0, 3])
 @pytest.mark.parametrize("name", ["many sizes", "sampled sources", "overlapping shapes", "a staircase downwards"])
-def test_the_operators_pass_opcheck(name: str, has_lse: bool) -> None:
+def test_the_operators_pass_opcheck(name: str, num_more: int | None, has_lse: bool, way: None) -> None:
     plan = GRAPHS[name].plan()
     query, key, value = inputs_of(GRAPHS[name], value_dim=7).values()
     rest = (torch.zeros(len(query), 3, 7).double(), torch.zeros(len(query), 3).double()) if has_lse else (None, None)
     rest = tuple(None if x is None else x.requires_grad_() for x in rest)
     covers_once = plan.covers_once and not has_lse
-    arguments = (query, key, value, *rest, *plan.groups, covers_once, 0.4)
+    tables = key, value, None, None
+    if num_more is not None:
+        tables = tuple(x.detach().clone().requires_grad_() for x in (*cut(key, num_more), *cut(value, num_more)))
+        tables = tables[0], tables[2], tables[1], tables[3]
+    arguments = (query, *tables, *rest, *plan.groups, covers_once, 0.4)
     torch.library.opcheck(blocks.block_attention, arguments)
     arguments = tuple(x.detach() if isinstance(x, Tensor) else x for x in arguments)
     out, lse = blocks.block_attention(*arguments)

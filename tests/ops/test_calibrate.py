@@ -11,9 +11,12 @@ import torch
 
 from graphattn.connectivity import sliding_window
 from graphattn.ops import _dispatch as dispatch
-from graphattn.ops import explain
+from graphattn.ops import calibrate as calibration_module
+from graphattn.ops import capability, explain
 from graphattn.ops._costs import FORMAT, NAMES, SHIPPED, constants_for, costs_file, device_class
-from graphattn.ops.calibrate import CASES, HEADS, Calibration, calibrate, make_graph, save, table
+from graphattn.ops._impl import fused
+from graphattn.ops.calibrate import CASES, HEADS, Calibration, calibrate, disproof, make_graph, save, table
+from graphattn.ops.memory_floor import floor_bytes
 
 TINY = (("window", 16, 8), ("random", 32, 4), ("random", 64, 16), ("cliques", 32, 8), ("molecules", 32, 8))
 SIZES = dispatch.Sizes(3, 5, 5, torch.float32, torch.device("cpu"))
@@ -31,7 +34,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def favoring(impl: str) -> Calibration:
     costs = {name: dict.fromkeys(names, 1.0 if name == impl else 1e6) for name, names in NAMES.items()}
-    return Calibration("cpu", costs, dict.fromkeys(NAMES, (1.1, 1.5)), 7)
+    return Calibration("cpu", costs, dict.fromkeys(NAMES, (1.1, 1.5)), 7, {}, None)
 
 
 def test_every_constant_of_every_implementation_is_measured() -> None:
@@ -45,7 +48,10 @@ def test_every_constant_of_every_implementation_is_measured() -> None:
         median, worst = calibration.off[impl]
         assert 1 <= median <= worst
     assert calibration.num_measured >= 2 * len(TINY) * len(HEADS)  # all serve dense and fused
-    assert [line.split()[0] for line in table(calibration).splitlines()] == list(NAMES)
+    *of_impls, copied = table(calibration).splitlines()
+    assert [line.split()[0] for line in of_impls] == list(NAMES) and copied.startswith("a large copy reads and writes")
+    assert calibration.proved == {}  # on the CPU nothing waits for a proof
+    assert 1e8 < calibration.bytes_per_second < 1e13
 
 
 def test_measured_constants_decide_once_they_are_saved(path: Path) -> None:
@@ -88,6 +94,13 @@ def test_explain_names_the_file_and_its_date_or_says_that_constants_shipped(
         ({"costs": None}, "numbers of at least 0 for dense: fixed"),
         ({"costs": SHIPPED["cpu"] | {"fused": {"fixed": -1}}}, "numbers of at least 0 for fused: fixed"),
         ({"date": ...}, "it must have a date"),
+        ({"bytes_per_second": "fast"}, "its bytes_per_second must be a positive number, got 'fast'"),
+        ({"bytes_per_second": 0}, "its bytes_per_second must be a positive number, got 0"),
+        ({"proved": ["fused"]}, "it must have a date"),
+        (
+            {"costs": {name: SHIPPED["cpu"][name] for name in ("dense", "scatter")}, "proved": {"gather": True}},
+            "gather:",
+        ),
         ("{", "it is no JSON"),
         ("[]", "its format must be 'graphattn.costs.1', got 'list'"),
         (b"\xff\xfe", "it cannot be read"),
@@ -124,6 +137,99 @@ def test_constants_of_a_gpu_stand_beside_those_of_the_cpu(path: Path) -> None:
         assert dispatch.choose(graph, SIZES, False) == "scatter"
         assert dispatch.estimate("dense", graph, on_gpu) > dispatch.estimate("scatter", graph, on_gpu) > 1e6
         assert constants_for("cuda").source.startswith(f"{saved}, measured")
+
+
+# --- proofs --------------------------------------------------------------------------------------------------------
+
+ON_CUDA = SIZES._replace(device=torch.device("cuda"))
+
+
+def test_auto_takes_on_cuda_what_was_proved_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(capability._DEVICES, "fused", ("cpu", "cuda"))
+    graph = sliding_window(67, 3)
+    for proved in ({}, {"fused": False, "sdpa": False}, {"fused": True}):
+        save(favoring("fused")._replace(device="cuda", proved=proved))
+        is_taken = proved.get("fused", False)
+        assert capability.is_proved("fused", "cuda") == is_taken and not capability.is_proved("sdpa", "cuda")
+        assert (dispatch.choose(graph, ON_CUDA, False) == "fused") == is_taken
+        assert dispatch.resolve("fused", graph, ON_CUDA, False) == "fused"
+    save(favoring("sdpa")._replace(device="cuda", proved={"sdpa": True}))
+    assert dispatch.choose(graph, ON_CUDA, False) == "sdpa" and dispatch.choose(graph, ON_CUDA, True) != "fused"
+    assert not capability.is_proved("flex", "cuda")
+
+
+def test_a_file_from_before_proofs_and_copies_is_read(path: Path) -> None:
+    saved = save(favoring("gather")._replace(device="cuda"))
+    record = json.loads(saved.read_text())
+    del record["proved"], record["bytes_per_second"]
+    saved.write_text(json.dumps(record))
+    constants_for.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = constants_for("cuda")
+    assert found.by_impl == record["costs"] and (found.proved, found.bytes_per_second) == (frozenset(), None)
+
+
+def test_a_compiled_region_takes_what_was_proved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(capability._UNPROVED, "fused", ("cpu",))
+    graph = sliding_window(67, 3)
+    graph.plan()
+
+    def chosen(x: torch.Tensor) -> torch.Tensor:
+        return x + len(dispatch.choose(graph, SIZES, False))
+
+    for proved, wanted in (({}, "scatter"), ({"fused": True}, "fused")):
+        save(favoring("dense")._replace(proved=proved))
+        torch._dynamo.reset()
+        assert int(torch.compile(chosen, fullgraph=True, backend="eager")(torch.zeros(1))) == len(wanted)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("impl", ["fused", "sdpa", "blocks", "gather"])
+def test_what_is_right_passes_its_proof(impl: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration_module, "PROOFS", (("window", 32, 8), ("random", 48, 16), ("molecules", 64, 16)))
+    assert disproof(impl, torch.device("cpu")) is None
+
+
+def test_what_is_wrong_is_told_and_neither_timed_nor_taken(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration_module, "PROOFS", (("window", 32, 8),))
+    monkeypatch.setitem(capability._UNPROVED, "fused", ("cpu",))
+    monkeypatch.setitem(capability._UNPROVED, "sdpa", ("cpu",))
+    right = fused.attention
+
+    def wrong(*arguments, **options):
+        out, *others = right(*arguments, **options)
+        return out * (1 + 1e-3 * (options.get("edge_gate") is not None)), *others
+
+    monkeypatch.setattr(fused, "attention", wrong)
+    with pytest.warns(
+        UserWarning, match="impl='fused' is left out on cpu: window, 32 nodes, 8 keys, all arguments, torch"
+    ):
+        calibration = calibrate(TINY, seconds=0.001)
+    assert calibration.proved == {"fused": False, "sdpa": True} and "fused" not in calibration.costs
+    assert "fused    is not proved here" in table(calibration) and "sdpa     is proved here" in table(calibration)
+    save(calibration)
+    assert "fused" not in constants_for("cpu").by_impl and not capability.is_proved("fused", "cpu")
+    assert capability.is_proved("sdpa", "cpu")
+    assert dispatch.choose(sliding_window(4096, 16), SIZES, False) != "fused"
+
+
+def test_explain_tells_the_share_of_the_floor_and_who_was_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(capability._DEVICES, "fused", ("cpu", "cuda"))
+    favored = favoring("scatter")
+    del favored.costs["fused"]
+    save(favored._replace(proved={"fused": False}, bytes_per_second=2e9))
+    graph = sliding_window(67, 3)
+    explain(torch.zeros(67, 3, 5), graph)
+    printed = capsys.readouterr().out
+    floor = floor_bytes(graph, leaves=3 * 67 * 15 * 4, others=0, out=67 * 15 * 4, num_heads=3)
+    share = 1e6 * floor.both / 2e9 / dispatch.estimate("scatter", graph, SIZES)
+    assert f"at the 2 GB/s of a large copy; the choice is expected to reach {share:.0%} of that floor" in printed
+    assert "  fused    can, if it is named: it was not right when this machine was calibrated" in printed
+    explain(torch.zeros(67, 3, 5), graph, reads_edges=True)
+    assert "each byte once, beside what is told per edge: " in capsys.readouterr().out
 
 
 def test_a_file_that_does_not_exist_is_no_reason_to_warn() -> None:

@@ -23,6 +23,7 @@ from graphattn.ops import (
     supports,
 )
 from graphattn.ops import _dispatch as dispatch
+from graphattn.ops._variant import variant
 from graphattn.ops.capability import DTYPES, is_proved, runs_on
 from tests import strategies
 from tests.ops.graphs import GRAPHS, block, edges, with_blocks
@@ -111,12 +112,14 @@ def test_the_table_names_every_argument_that_an_implementation_might_lack() -> N
 def test_fused_runs_where_it_has_kernels_and_the_others_wherever_torch_does() -> None:
     assert runs_on("fused", "cpu") and not runs_on("fused", "mps")
     assert not supports("fused", "edge_bias", device="mps")
-    assert all(supports(impl, "head_gate", device="mps") for impl in IMPLEMENTATIONS if impl != "fused")
+    assert all(supports(impl, "head_gate", device="mps") for impl in IMPLEMENTATIONS if impl not in ("fused", "flex"))
     assert not any(supports(impl, "head_gate", dtype=torch.int64) for impl in IMPLEMENTATIONS)
 
 
 def test_unknown_names_are_refused_with_the_valid_ones() -> None:
-    with pytest.raises(ValueError, match="'auto' or one of dense, scatter, gather, blocks, fused, sdpa, got 'flash'"):
+    with pytest.raises(
+        ValueError, match="'auto' or one of dense, scatter, gather, blocks, fused, sdpa, flex, got 'flash'"
+    ):
         supports("flash", "edge_bias")
     with pytest.raises(ValueError, match=r"argument must be one of edge_bias, .*, got 'bias'. Check the spelling"):
         supports("dense", "bias")
@@ -203,10 +206,13 @@ def test_explain_prints_the_choice_the_estimates_and_why_the_others_lost(
     graph = GRAPHS[name]
     for reads_edges in (False, True):
         explain(torch.zeros(graph.num_dst_nodes, 3, 5), graph, reads_edges=reads_edges)
-        title, choice, *verdicts, source = capsys.readouterr().out.splitlines()
+        title, choice, *verdicts, kernel, memory, source = capsys.readouterr().out.splitlines()
         chosen = dispatch.choose(graph, sizes(), reads_edges)
         assert title == repr(graph)
         assert source == f"  constants: {_costs.constants_for('cpu').source}"
+        assert kernel == f"  {chosen} runs as: {variant(chosen, graph, sizes(), reads_edges)}"
+        assert memory.startswith("  memory: ") and memory.endswith("measured by `graphattn info --calibrate`")
+        assert ("told per edge" in memory) == reads_edges
         assert choice == f"  3 heads × 5, torch.float32 on cpu: auto takes {chosen!r}"
         assert [line.split()[0] for line in verdicts] == list(IMPLEMENTATIONS)
         for impl, line in zip(IMPLEMENTATIONS, verdicts):
@@ -221,6 +227,37 @@ def test_explain_takes_the_width_of_values_into_account(capsys: pytest.CaptureFi
     narrow = capsys.readouterr().out
     explain(torch.zeros(1024, 3, 5), graph, value_dim=500)
     assert capsys.readouterr().out != narrow
+
+
+@pytest.mark.parametrize(
+    "impl, name, words",
+    [
+        ("dense", "window", "all 11 × 11 pairs under a mask"),
+        ("scatter", "window", "an array of all edges"),
+        ("gather", "three keys each", "all targets at once, 3 keys each"),
+        ("blocks", "ragged batch", "sequences of variable length, unpadded, by torch's memory-efficient kernel"),
+        ("blocks", "blocks and edges", "memory-efficient kernel and the edges beside them"),
+        ("blocks", "padded staircases", "sequences of variable length, unpadded"),
+        ("fused", "window", "Triton, rows of targets"),
+        ("flex", "window", "tiles of 128 × 128 pairs"),
+    ],
+)
+def test_kernels_on_cuda_are_named(impl: str, name: str, words: str) -> None:
+    on_cuda = sizes()._replace(device=torch.device("cuda"))
+    if impl == "fused":
+        pytest.importorskip("triton")
+    assert words in variant(impl, GRAPHS[name], on_cuda, False)
+    assert variant("blocks", GRAPHS["ragged batch"], on_cuda, True).startswith("padded to ")
+    half = variant("blocks", GRAPHS["ragged batch"], on_cuda._replace(dtype=torch.bfloat16), False)
+    assert "torch's flash kernel" in half
+
+
+def test_kernels_on_the_cpu_are_named() -> None:
+    assert variant("fused", sliding_window(64, 3), sizes(), False) == (
+        "Numba, a target at a time; 93% of the edges in ranges, by tiles"
+    )
+    assert variant("blocks", GRAPHS["ragged batch"], sizes(), False) == "unpadded"
+    assert variant("blocks", GRAPHS["blocks and edges"], sizes(), True) == "padded to 1 shape and the edges beside them"
 
 
 def test_auto_leaves_kernels_that_no_device_has_run_to_whoever_names_them(monkeypatch: pytest.MonkeyPatch) -> None:

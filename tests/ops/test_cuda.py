@@ -5,6 +5,7 @@ Without a GPU everything here skips itself. GRAPHATTN_TEST_DEVICE=cpu runs what 
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +23,8 @@ from graphattn.ops import (
     edge_logits,
     graph_attention,
 )
+from graphattn.ops._dispatch import takes_varlen
+from graphattn.ops.calibrate import disproof
 from graphattn.ops.capability import runs_on
 from tests.ops.graphs import GRAPHS, NUM_HEADS, with_heads
 
@@ -34,7 +37,8 @@ needs_fused = pytest.mark.skipif(not runs_on("fused", DEVICE), reason="no compil
 HEAD_DIM, VALUE_DIM, EDGE_DIM, NUM_TYPES = 8, 5, 3, 4
 LARGE = {
     "hub of 1,500": global_tokens(1500, [3]),  # a row of the hub is cut into pieces, forward and backward
-    "windows": sliding_window(600, 20),
+    "windows": sliding_window(600, 20),  # as the next, in float32 and below served over windows of 16 rows
+    "wide windows": sliding_window(600, 80),  # of 64 rows
     "random": random_regular(900, 17, generator=torch.Generator().manual_seed(0)),
     "head masks": with_heads(sliding_window(300, 9)),
 }
@@ -151,11 +155,28 @@ def test_fused_equals_the_specification_where_programs_are_many(name: str, terms
 
 
 @needs_fused
-@pytest.mark.parametrize("terms", ["plain", "types", "all"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_fused_is_as_exact_as_its_dtype(dtype: torch.dtype, terms: str) -> None:
-    graph = LARGE["random"]
+@pytest.mark.parametrize(
+    ("name", "terms"),
+    [
+        *(("random", terms) for terms in ("plain", "types", "all")),
+        *(("windows", "bias"), ("wide windows", "plain"), ("wide windows", "dropout")),
+    ],
+)
+def test_fused_is_as_exact_as_its_dtype(name: str, terms: str, dtype: torch.dtype) -> None:
+    graph = LARGE[name]
     check_call(graph, make_inputs(graph, TERMS[terms]), "fused", dtype=dtype)
+
+
+@needs_gpu
+@pytest.mark.parametrize(("name", "rows"), [("random", None), ("windows", 16), ("wide windows", 64)])
+def test_a_graph_that_comes_to_the_device_has_windows_of_rows_where_they_are_full(name: str, rows: int | None) -> None:
+    there, here = LARGE[name].to(DEVICE), LARGE[name].to("cpu")
+    here.plan()
+    for plan in (there.plan(), here.to(DEVICE).plan()):
+        num_windows = None if rows is None else -(-there.num_dst_nodes // rows)
+        assert (None if plan.windows is None else len(plan.windows.target_ptr) - 1) == num_windows
+    assert here.plan().windows is None
 
 
 @needs_fused
@@ -195,6 +216,59 @@ def test_the_other_implementations_equal_the_specification(impl: str, name: str,
     check_call(graph, make_inputs(graph, TERMS[terms]), impl)
 
 
+@needs_gpu
+@pytest.mark.parametrize("key_heads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "name",
+    ["ragged batch", "causal", "cross", "blocks and edges", "two blocks of a target", "uneven", "uneven, causal"],
+)
+def test_blocks_run_unpadded_through_torchs_kernels_of_variable_length(
+    name: str, dtype: torch.dtype, key_heads: int
+) -> None:
+    uneven = full(torch.tensor([700, 1, 33, 64, 5, 129]))
+    graph = (GRAPHS | {"uneven": uneven, "uneven, causal": uneven.keep(is_causal)})[name]
+    assert takes_varlen(graph, torch.device(DEVICE), dtype, True)
+    for call in (graph_attention, attention_with_lse):
+        check_call(graph, make_inputs(graph, key_heads=key_heads), "blocks", call, dtype)
+
+
+@needs_gpu
+@pytest.mark.skipif(not runs_on("flex", DEVICE), reason="no compiler for FlexAttention")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["lonely nodes", "head mask", "cross", "windows"])
+def test_flex_equals_the_specification(name: str, dtype: torch.dtype) -> None:
+    graph = (GRAPHS | LARGE)[name]
+    for call in (graph_attention, attention_with_lse):
+        check_call(graph, make_inputs(graph, key_heads=1), "flex", call, dtype)
+
+
+@needs_gpu
+@needs_fused
+def test_a_tuned_call_is_right_and_keeps_its_bits_from_then_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphattn.ops._impl.triton import tuning
+
+    monkeypatch.setenv("GRAPHATTN_TUNE", "1")
+    monkeypatch.setenv("GRAPHATTN_COSTS", str(tmp_path / "costs.json"))
+    tuning.forget()
+    graph = LARGE["hub of 1,500"]
+    check_call(graph, make_inputs(graph, TERMS["bias"]), "fused", dtype=torch.float32)
+    assert (tmp_path / "tiles.json").exists()
+    inputs, graph = moved(make_inputs(graph, TERMS["bias"]), torch.float32), graph.to(DEVICE)
+    expected = results(inputs, graph, impl="fused")
+    for _ in range(2):
+        tuning.forget()  # as another process would find what was kept
+        found = results(inputs, graph, impl="fused")
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    tuning.forget()
+
+
+@needs_gpu
+@needs_fused
+def test_calibration_proves_fused_here() -> None:
+    assert disproof("fused", torch.device(DEVICE)) is None
+
+
 @needs_fused
 @pytest.mark.parametrize("where", ["cpu", DEVICE])
 def test_dropout_drops_what_the_cpu_drops_wherever_the_seed_is(where: str) -> None:
@@ -222,9 +296,10 @@ def test_slices_of_one_packed_tensor_give_the_bits_of_contiguous_ones() -> None:
 
 @needs_fused
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_every_repeat_has_the_same_bits(dtype: torch.dtype) -> None:
-    graph = LARGE["hub of 1,500"]
-    inputs, graph = moved(make_inputs(graph, TERMS["all"]), dtype), graph.to(DEVICE)
+@pytest.mark.parametrize(("name", "terms"), [("hub of 1,500", "all"), ("windows", "bias"), ("wide windows", "plain")])
+def test_every_repeat_has_the_same_bits(name: str, terms: str, dtype: torch.dtype) -> None:
+    graph = LARGE[name]
+    inputs, graph = moved(make_inputs(graph, TERMS[terms]), dtype), graph.to(DEVICE)
     expected = results(inputs, graph, impl="fused")
     for _ in range(5):
         repeated = results(inputs, graph, impl="fused")
@@ -251,10 +326,16 @@ def test_another_stream_gives_the_same_bits() -> None:
 @pytest.mark.parametrize("terms", ["plain", "features", "types", "all"])
 @pytest.mark.parametrize(
     ("impl", "name"),
-    [("fused", "lonely nodes"), ("scatter", "lonely nodes"), ("gather", "three keys each"), ("blocks", "ragged batch")],
+    [
+        ("fused", "lonely nodes"),
+        ("fused", "windows"),
+        ("scatter", "lonely nodes"),
+        ("gather", "three keys each"),
+        ("blocks", "ragged batch"),
+    ],
 )
 def test_neither_forward_nor_backward_waits_for_the_device(impl: str, name: str, terms: str) -> None:
-    graph = GRAPHS[name]
+    graph = (GRAPHS | LARGE)[name]
     inputs, graph = moved(make_inputs(graph, TERMS[terms], torch.float32)), graph.to(DEVICE)
     leaves = [x for x in inputs.values() if isinstance(x, Tensor) and x.requires_grad]
 
@@ -272,9 +353,9 @@ def test_neither_forward_nor_backward_waits_for_the_device(impl: str, name: str,
 
 
 @needs_gpu
-@pytest.mark.parametrize("terms", ["plain", "all"])
-def test_forward_and_backward_are_captured_in_a_cuda_graph(terms: str) -> None:
-    graph = LARGE["hub of 1,500"]
+@pytest.mark.parametrize(("name", "terms"), [("hub of 1,500", "plain"), ("hub of 1,500", "all"), ("windows", "bias")])
+def test_forward_and_backward_are_captured_in_a_cuda_graph(name: str, terms: str) -> None:
+    graph = LARGE[name]
     inputs, graph = moved(make_inputs(graph, TERMS[terms]), torch.float32), graph.to(DEVICE)
     leaves = {name: x for name, x in inputs.items() if isinstance(x, Tensor) and x.requires_grad}
     grad_out = torch.randn(graph.num_dst_nodes, NUM_HEADS, VALUE_DIM, device=DEVICE)

@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from graphattn.connectivity import full
 from graphattn.graph import AttentionGraph, disjoint_union
-from graphattn.ops import IMPLEMENTATIONS, graph_attention, supports
+from graphattn.ops import graph_attention, supports
 from graphattn.ops.capability import has_numba
+from tests.ops.graphs import ON_CPU
 
 needs_numba = pytest.mark.skipif(not has_numba(), reason="the kernels are Numba's")
 SAME_BITS = ("gather", "fused")  # those that promise them at any number of threads
@@ -84,7 +85,7 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", ON_CPU)
 def test_two_python_threads_at_once_get_what_one_gets(impl: str, two_threads: None) -> None:
     graph = graph_for(impl)
     expected = results(impl, graph)
@@ -113,7 +114,7 @@ class Calls(Dataset[Any]):
         return results(self.impl, self.graph)
 
 
-@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("impl", ON_CPU)
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_a_worker_can_call_it_after_its_parent_did(method: str, impl: str, two_threads: None) -> None:
@@ -210,9 +211,10 @@ def test_a_call_that_runs_out_of_memory_leaves_nothing_broken() -> None:
     code = """
     import resource, torch
     from graphattn.graph import AttentionGraph
-    from graphattn.ops import IMPLEMENTATIONS, graph_attention
+    from graphattn.ops import graph_attention
+    from tests.ops.graphs import ON_CPU
     from tests.ops.test_faults import assert_same, graph_for, has_numba, results
-    able = [impl for impl in IMPLEMENTATIONS if impl not in ("blocks", "fused") or has_numba()]
+    able = [impl for impl in ON_CPU if impl not in ("blocks", "fused") or has_numba()]
     graphs = {impl: graph_for(impl) for impl in able}
     expected = {impl: results(impl, graphs[impl]) for impl in able}
     now = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024

@@ -51,6 +51,7 @@ def make_plan(src, dst, num_src_nodes, num_dst_nodes):
         target_ptr=offsets(dst, num_dst_nodes),
         source_ptr=offsets(src, num_src_nodes),
         source_order=torch.argsort(src * num_dst_nodes + dst),
+        windows=None,
     )
 
 
@@ -523,7 +524,7 @@ import torch
 from types import SimpleNamespace
 from graphattn.ops._impl import fused, scatter
 zero, one = torch.zeros(1, dtype=torch.long), torch.tensor([0, 1])
-plan = SimpleNamespace(src=zero, dst=zero, target_ptr=one, source_ptr=one, source_order=zero)
+plan = SimpleNamespace(src=zero, dst=zero, target_ptr=one, source_ptr=one, source_order=zero, windows=None)
 x = torch.ones(1, 1, 8)
 """
 
@@ -597,8 +598,9 @@ def operator_arguments(plan, inputs, wants_weights=False):
     names = ("query_attr", "edge_attr", "edge_type", "edge_bias", "edge_gate", "head_mask", "edge_id", "seed")
     plan_tensors = (plan.target_ptr, plan.src, plan.dst, plan.source_ptr, plan.source_order)
     terms = [inputs.get(name) for name in names]
+    windows = plan.windows or fused.NO_WINDOWS
     numbers = (SCALE, inputs.get("logit_clip"), inputs.get("dropout_p", 0.0), wants_weights)
-    return (inputs["query"], inputs["key"], inputs["value"], *plan_tensors, *terms, *numbers)
+    return (inputs["query"], inputs["key"], inputs["value"], *plan_tensors, *terms, *windows, *numbers)
 
 
 @pytest.mark.parametrize("change", [lambda x: x, strided], ids=["contiguous", "strided"])

@@ -13,7 +13,6 @@ import graphattn as ga
 from graphattn.connectivity import full, sliding_window
 from graphattn.graph import AttentionGraph
 from graphattn.ops import (
-    IMPLEMENTATIONS,
     attention_weights,
     attention_with_lse,
     attention_with_weights,
@@ -22,7 +21,7 @@ from graphattn.ops import (
 )
 from graphattn.ops._dispatch import Sizes, reason_against
 from graphattn.ops.listening import Call, calls_are, is_listening, listen, tell
-from tests.ops.graphs import GRAPHS, NUM_HEADS
+from tests.ops.graphs import GRAPHS, NUM_HEADS, ON_CPU
 
 HEAD_DIM, VALUE_DIM, EDGE_DIM = 5, 7, 2
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
@@ -79,7 +78,7 @@ def terms_of(graph: AttentionGraph) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("has_gradients", [False, True])
-@pytest.mark.parametrize("impl", ["auto", *IMPLEMENTATIONS])
+@pytest.mark.parametrize("impl", ["auto", *ON_CPU])
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_weights_told_are_those_of_the_call_whose_output_stays_as_it_is(
     name: str, impl: str, has_gradients: bool
@@ -98,7 +97,7 @@ def test_the_weights_told_are_those_of_the_call_whose_output_stays_as_it_is(
     assert torch.equal(call.value, value)
 
 
-@pytest.mark.parametrize("impl", ["auto", *IMPLEMENTATIONS])
+@pytest.mark.parametrize("impl", ["auto", *ON_CPU])
 def test_terms_of_the_score_are_in_the_weights_and_gates_and_dropout_beside_them(impl: str) -> None:
     graph, ear = GRAPHS["blocks and edges"], Ear()
     skip_where_it_cannot(impl, graph, reads_edges=True)
@@ -173,7 +172,7 @@ def weights_gradient_by_hand(graph: AttentionGraph, value: Tensor, alpha: Tensor
     return gradient if graph.head_mask is None else gradient.masked_fill(~graph.head_mask, 0.0)
 
 
-@pytest.mark.parametrize("impl", ["auto", *IMPLEMENTATIONS])
+@pytest.mark.parametrize("impl", ["auto", *ON_CPU])
 @pytest.mark.parametrize("name", ["full", "blocks and edges", "head mask", "lonely nodes", "bipartite", "no edges"])
 @pytest.mark.parametrize("has_terms, num_key_heads", [(False, NUM_HEADS), (True, 1)])
 def test_the_gradient_told_is_that_of_the_weights(name: str, impl: str, has_terms: bool, num_key_heads: int) -> None:

@@ -25,8 +25,11 @@ from triton.language import standard
 from triton.runtime import driver, interpreter
 from triton.runtime.jit import JITFunction
 
+from graphattn.connectivity import sliding_window
+from graphattn.ops import _dispatch as dispatch
+from graphattn.ops import graph_attention
 from graphattn.ops._impl import fused
-from graphattn.ops._impl.triton import launch
+from graphattn.ops._impl.triton import launch, window_kernels
 from graphattn.ops.capability import runs_on
 from tests.ops.test_fused_kernels import (
     EXACT,
@@ -111,7 +114,7 @@ def interpret(monkeypatch):
     TRITON_INTERPRET would, were it set before anyone imports Triton, which torch may have done.
     """
     import_module("triton.experimental.gluon")  # the interpreter will, and it wants the functions as they are now
-    for module in (language, standard, launch.kernels):
+    for module in (language, standard, launch.kernels, window_kernels):
         for name, function in list(vars(module).items()):
             if isinstance(function, JITFunction):
                 monkeypatch.setattr(module, name, interpreter.InterpretedFunction(function.fn))
@@ -421,7 +424,7 @@ def without_numbers(terms, num_nodes, num_edges, heads=8, dim=64, edge_dim=4):
         return torch.empty(shape, dtype=dtype, device="meta")
 
     ptr, edge, seed = (new(size, dtype=torch.int64) for size in (num_nodes + 1, num_edges, 1))
-    plan = SimpleNamespace(target_ptr=ptr, src=edge, dst=edge, source_ptr=ptr, source_order=edge)
+    plan = SimpleNamespace(target_ptr=ptr, src=edge, dst=edge, source_ptr=ptr, source_order=edge, windows=None)
     inputs = {name: new(num_nodes, heads, dim) for name in ("query", "key", "value")}
     if terms == "all":
         table = new(num_edges, heads)
@@ -578,3 +581,31 @@ def test_on_a_gpu_the_operators_repeat_their_bits_and_are_captured_in_a_graph(mo
     graph.replay()
     torch.cuda.synchronize()
     assert all(torch.equal(one, other) for one, other in zip(captured, expected))
+
+
+@pytest.mark.parametrize("name", ["features", "few types"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_values_of_edges_leave_keys_and_values_in_half_precision_and_are_rounded_once(monkeypatch, dtype, name):
+    monkeypatch.setattr(dispatch, "_reads_mixed", lambda device: True)
+    seen, attend = [], fused.fused_attention
+    monkeypatch.setattr(fused, "fused_attention", lambda *x: (seen.append([y.dtype for y in x[:3]]), attend(*x))[1])
+    graph, generator = sliding_window(23, 3), torch.Generator().manual_seed(0)
+    num_rows = graph.num_edges if name == "features" else 5
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    half = dict(query=normal(23, 4, 5), key=normal(23, 2, 5), value=normal(23, 2, 7))
+    half |= dict(edge_key_weight=normal(4, 5, 3), edge_value_weight=normal(4, 7, 3), edge_attr=normal(num_rows, 3))
+    types = {} if name == "features" else {"edge_type": torch.arange(graph.num_edges) % num_rows}
+    found = []
+    for leaves in (half, {key: x.float() for key, x in half.items()}):
+        leaves = {key: x.clone().requires_grad_() for key, x in leaves.items()}
+        out = graph_attention(**leaves, **types, graph=graph, impl="fused")
+        found.append([out, *torch.autograd.grad(out.float().sum(), list(leaves.values()))])
+    assert seen == [[torch.float32, dtype, dtype], [torch.float32] * 3]
+    for ours, wide in zip(*found):
+        assert ours.dtype == dtype and ours.abs().max() > 0
+        # the interpreter cuts bfloat16 off where a GPU rounds it
+        exact = SAME if DEVICE == "cpu" and dtype == torch.float16 else dict(rtol=2**-7, atol=1e-3)
+        assert_close(ours, wide.to(dtype), **exact)

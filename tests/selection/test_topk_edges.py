@@ -15,9 +15,9 @@ from graphattn.connectivity import full, sliding_window
 from graphattn.graph import AttentionGraph
 from graphattn.graph.rules import is_causal
 from graphattn.nn import EdgeTerms, GraphAttention
-from graphattn.ops import IMPLEMENTATIONS, edge_logits, graph_attention
+from graphattn.ops import edge_logits, graph_attention
 from graphattn.selection import TopKEdges
-from tests.ops.graphs import GRAPHS
+from tests.ops.graphs import GRAPHS, ON_CPU
 from tests.strategies import dense
 
 NUM_NODES, EMBED_DIM, NUM_HEADS = 11, 15, 3
@@ -103,7 +103,7 @@ def test_gradcheck_through_the_layer() -> None:
     assert torch.autograd.gradcheck(lambda x, *_: layer(x, full(5)), (x, *weights))
 
 
-@pytest.mark.parametrize("impl", [impl for impl in IMPLEMENTATIONS if impl not in ("blocks", "sdpa")])
+@pytest.mark.parametrize("impl", [impl for impl in ON_CPU if impl not in ("blocks", "sdpa")])
 def test_every_implementation_gives_the_same(impl: str) -> None:
     graph = full(torch.tensor([5, 6]))  # 3 edges of every target, as "gather" needs it
     layer, expected = layer_of(TopKEdges(3), impl=impl), layer_of(TopKEdges(3), impl="dense")

@@ -17,10 +17,10 @@ from graphattn.graph import AttentionGraph, disjoint_union
 from graphattn.inputs.graph import GraphCollate
 from graphattn.models import GraphTransformer
 from graphattn.nn import EdgeTerms, GraphAttention
-from graphattn.ops import IMPLEMENTATIONS, attention_weights, graph_attention
+from graphattn.ops import attention_weights, graph_attention
 from graphattn.ops.listening import calls_are, is_listening, tell
 from graphattn.viz.record import record
-from tests.ops.graphs import GRAPHS
+from tests.ops.graphs import GRAPHS, ON_CPU
 from tests.ops.graphs import NUM_HEADS as MASKED_HEADS
 
 EMBED_DIM, NUM_HEADS = 15, 3
@@ -77,7 +77,7 @@ def hooks_of(model: nn.Module) -> int:
 # --- what is recorded ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("impl", ["auto", *(impl for impl in IMPLEMENTATIONS if impl not in ("gather", "blocks"))])
+@pytest.mark.parametrize("impl", ["auto", *(impl for impl in ON_CPU if impl not in ("gather", "blocks"))])
 @torch.no_grad()
 def test_every_layer_is_recorded_under_its_name_with_its_weights(impl: str) -> None:
     model, x = model_of(impl=impl), drawn(11, EMBED_DIM)

@@ -101,7 +101,7 @@ def plan_of_edge_index(edge_index: Tensor, num_src_nodes: int, num_dst_nodes: in
         True,
         constant_degree(torch.diff(target_ptr).long(), src.numel()),
     )
-    return plan.with_ranges()
+    return plan.with_ranges().with_windows()
 
 
 def to_data(graph: AttentionGraph, **fields: Any) -> Data:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from graphattn.connectivity.combiner import Pair
 from graphattn.graph import AttentionGraph
 from graphattn.nn._heads import sliced
+from graphattn.nn.combiner.askers import askers_of
 from graphattn.nn.combiner.pooling import Members, max_pool, mean_pool, members_of
 from graphattn.ops import attention_weights, graph_attention, segment_sum
 from graphattn.ops.capability import supports
@@ -27,6 +28,14 @@ def check_summary(summary: str) -> None:
         raise ValueError(
             f"summary must be one of {', '.join(map(repr, get_args(Summary)))}, got {summary!r}. The paper takes 'max'."
         )
+
+
+class Sources(NamedTuple):
+    """What the tokens of a pair read: tokens, and abstractions after them."""
+
+    keys: tuple[Tensor, Tensor]  # [num_nodes, num_heads, head_dim] and [num_abstractions, …]
+    values: tuple[Tensor, Tensor]  # [num_nodes, num_heads, value_dim] and [num_abstractions, …]
+    bias: Tensor | None  # [num_abstractions], added to the logits of reading them
 
 
 class Connects(Protocol):
@@ -114,7 +123,7 @@ class CombinerSeat(nn.Module):
                 "and have no edge of their own: leave the edge seat and selections with a bias out of this layer."
             )
         pairs = self.pairs_of(graph)
-        if key.dim() == query.dim() == 3 and key.shape[1] and query.shape[1] % key.shape[1] == 0:
+        if key.dim() == query.dim() == 3 and 0 < key.shape[1] < query.shape[1] and query.shape[1] % key.shape[1] == 0:
             # a summary differs between the heads that share a key
             key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (key, value))
         read = [self._sources(query, key, value, pair, impl) for pair in pairs]
@@ -132,7 +141,7 @@ class CombinerSeat(nn.Module):
             outs.append(
                 graph_attention(queries, keys, values, pair.attend, head_gate=head_gate, scale=scale, **options)
             )
-        return outs[0] if len(outs) == 1 else torch.stack(outs).mean(0)
+        return outs[0] if len(outs) == 1 else sum(outs[1:], outs[0]) / len(outs)
 
     def pairs_of(self, graph: AttentionGraph) -> tuple[Pair, ...]:
         """Returns the pairs that stand for a graph, made once and noted with it; call it before compiling a layer."""
@@ -151,28 +160,26 @@ class CombinerSeat(nn.Module):
                 pairs = graph.notes[note] = self.spec.pairs(graph)
                 for pair in pairs:  # a compiled region makes none of what follows
                     members_of(pair.summarise)
+                    askers_of(pair)
                     pair.summarise.plan()
                     pair.attend.plan()
         return graph.notes[note]
 
-    def _sources(
-        self, query: Tensor, key: Tensor, value: Tensor, pair: Pair, impl: str
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Returns keys and values of all tokens and then of all abstractions, and the bias of reading each source."""
+    def _sources(self, query: Tensor, key: Tensor, value: Tensor, pair: Pair, impl: str) -> Sources:
         if not pair.num_abstractions and not is_listening():  # who records wants to know where examples end
-            return key, value, None
-        members = members_of(pair.summarise)
-        pooled_query = self._pooled(query, members, self.query_pool)
+            return Sources((key, key[:0]), (value, value[:0]), None)
+        members, askers = members_of(pair.summarise), askers_of(pair)
         pooled_key = self._pooled(key, members, self.key_pool)
-        if pair.asker is not None:
-            asks = (pair.asker >= 0)[:, None, None]
-            pooled_query = torch.where(asks, query[pair.asker.clamp(min=0)], pooled_query)
+        if askers.are_all and self.query_pool is None:  # else it is in the program, so that it has a gradient of zero
+            asked = askers.queries(query)
+        else:
+            asked = self._pooled(query, members, self.query_pool)
+            if askers.ask is not None:
+                asked = torch.where(askers.ask, askers.queries(query), asked)
         with calls_are("summary"):
-            summary = graph_attention(pooled_query, key, value, pair.summarise, impl=impl)
-        bias = None
-        if self.spec.log_size:
-            bias = F.pad(members.size.clamp(min=1).double().log().to(key.dtype), (key.shape[0], 0))
-        return torch.cat([key, pooled_key]), torch.cat([value, summary.to(value.dtype)]), bias
+            summary = graph_attention(asked, key, value, pair.summarise, impl=impl)
+        bias = members.size.clamp(min=1).double().log().to(key.dtype) if self.spec.log_size else None
+        return Sources((key, pooled_key), (value, summary.to(value.dtype)), bias)
 
     def _pooled(self, values: Tensor, members: Members, learned: DeepSet | None) -> Tensor:
         if self.spec.summary == "mean":
@@ -184,21 +191,22 @@ class CombinerSeat(nn.Module):
         self,
         query: Tensor,
         pairs: tuple[Pair, ...],
-        read: list[tuple[Tensor, Tensor, Tensor | None]],
+        read: list[Sources],
         head_gate: Tensor | None,
         *,
         impl: str,
     ) -> Tensor:
         """The mean of several attentions as one over the union of their graphs, for who records them."""
         num_nodes = query.shape[0]
-        edges, weights, values, first = [], [], [read[0][1][:num_nodes]], num_nodes
-        for pair, (keys, of_sources, bias) in zip(pairs, read, strict=True):
+        edges, weights, values, first = [], [], [read[0].values[0]], num_nodes
+        for pair, (keys, (_, summary), bias) in zip(pairs, read, strict=True):
             queries, keys, scale = _with_bias(query, keys, bias)
+            of_sources = torch.cat(keys)
             src, dst = pair.attend.edge_index
             edges.append(torch.stack([torch.where(src < num_nodes, src, src - num_nodes + first), dst]))
             able = impl if impl == "auto" or supports(impl, "weights") else "auto"
-            weights.append(attention_weights(queries, keys, pair.attend, scale=scale, impl=able) / len(pairs))
-            values.append(of_sources[num_nodes:])
+            weights.append(attention_weights(queries, of_sources, pair.attend, scale=scale, impl=able) / len(pairs))
+            values.append(summary)
             first += pair.num_abstractions
         value, listed = torch.cat(values), torch.cat(edges, 1)
         place, number = torch.unique(listed[1] * first + listed[0], return_inverse=True)
@@ -237,10 +245,13 @@ class DeepSet(nn.Module):
         return torch.einsum("nhd,hed->nhe", mean_pool(inner, members), self.outer)
 
 
-def _with_bias(query: Tensor, keys: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, float]:
-    """Adds a bias of each source to its logits, as one more channel: every implementation takes that."""
+def _with_bias(
+    query: Tensor, keys: tuple[Tensor, Tensor], bias: Tensor | None
+) -> tuple[Tensor, tuple[Tensor, Tensor], float]:
+    """Adds a bias of each abstraction to its logits, as one more channel: every implementation takes that."""
     scale = 1.0 / math.sqrt(max(query.shape[2], 1))
     if bias is None:
         return query, keys, scale
-    column = (bias / scale)[:, None, None].expand(-1, keys.shape[1], 1)
-    return F.pad(query, (0, 1), value=1.0), torch.cat([keys, column], 2), scale
+    of_tokens, of_summaries = keys
+    column = (bias / scale)[:, None, None].expand(-1, of_summaries.shape[1], 1)
+    return F.pad(query, (0, 1), value=1.0), (F.pad(of_tokens, (0, 1)), torch.cat([of_summaries, column], 2)), scale

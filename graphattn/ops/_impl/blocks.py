@@ -45,12 +45,14 @@ def attention(
     logit_clip: float | None = None,
     dropout_p: float = 0.0,
     seed: Tensor | None = None,
+    more: tuple[Tensor, Tensor] | None = None,
     rest: Part | None = None,
     needs_lse: bool = True,
 ) -> Part:
     """Returns (out, out_attr, lse) as `scatter.attention` does, over the plan's blocks and over `rest`.
 
     Args:
+        more: keys and values of the sources after those of `key` and `value`; None if there are none.
         edge_attr, edge_bias, edge_gate: per-edge tensors in the canonical order of the whole graph.
         rest: the same three results for the edges outside blocks, for all targets; None if there are none.
         needs_lse: whether the caller wants lse; without it plain blocks run through the fused dense kernels of torch
@@ -62,8 +64,11 @@ def attention(
         if not scale > 0:  # kernels take the maximum of products before they are scaled, and mask them with −inf
             query, scale = query * scale, 1.0
         rest_out, _, rest_lse = (None, None, None) if rest is None else rest
-        out, lse = block_attention(query, key, value, rest_out, rest_lse, *plan.groups, plan.covers_once, scale)
+        tables = key, value, *(more or (None, None))
+        out, lse = block_attention(query, *tables, rest_out, rest_lse, *plan.groups, plan.covers_once, scale)
         return out, None, lse
+    if more is not None:
+        key, value = joined_rows(key, more[0]), joined_rows(value, more[1])
     query, key, value = (_Once.apply(x) for x in (query, key, value))
     query_attr, edge_attr, edge_bias, edge_gate = (
         None if x is None else _Once.apply(x) for x in (query_attr, edge_attr, edge_bias, edge_gate)
@@ -104,6 +109,16 @@ MIN_MASKED_ROWS = 32
 MAX_KERNEL_SOURCES = 512
 
 
+def joined_rows(rows: Tensor, more: Tensor | None) -> Tensor:
+    """Returns rows and those that follow them in one tensor."""
+    return rows if more is None else torch.cat([rows, more])
+
+
+def reads_apart(query: Tensor, plan: Plan) -> bool:
+    """Returns whether a plain call reads keys and values from two tables each."""
+    return runs_unpadded(query.device) and plan.groups is not None and not plan.src.shape[0]
+
+
 def runs_unpadded(device: torch.device) -> bool:
     """Returns whether torch has a kernel here that tells its lse and takes another one backward."""
     return device.type == "cpu"
@@ -127,13 +142,18 @@ def _kernels():
 
 
 def _block_attention(
-    query: Tensor, key: Tensor, value: Tensor, rest_out: Tensor | None, rest_lse: Tensor | None,
+    query: Tensor, key: Tensor, value: Tensor, more_key: Tensor | None, more_value: Tensor | None,
+    rest_out: Tensor | None, rest_lse: Tensor | None,
     dst: Tensor, src: Tensor, prefix: Tensor, table: Tensor, covers_once: bool, scale: float,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Attention over the blocks of `Groups` and over the rest: out and lse of all targets."""
+    """Attention over the blocks of `Groups` and over the rest: out and lse of all targets.
+
+    Sources are the rows of key and value, and after them those of more_key and more_value.
+    """
     if runs_in_kernel(query, key, table):
-        launch = _kernels()
-        return launch.block_attention(query, key, value, rest_out, rest_lse, dst, src, prefix, table, scale)
+        launch, tables = _kernels(), (key, value, more_key, more_value)
+        return launch.block_attention(query, *tables, rest_out, rest_lse, dst, src, prefix, table, scale)
+    key, value = joined_rows(key, more_key), joined_rows(value, more_value)
     num_dst_nodes, value_dim = query.shape[0], value.shape[2]
     to_dst, to_src = _index(dst, num_dst_nodes), _index(src, key.shape[0])
     width = max(query.shape[2], value_dim)  # the kernel knows one width only
@@ -162,21 +182,24 @@ def _fake_block_attention(query, key, value, *others):
 
 def _block_attention_backward(
     grad_out: Tensor, grad_lse: Tensor | None, out: Tensor, lse: Tensor,
-    query: Tensor, key: Tensor, value: Tensor, rest_out: Tensor | None, rest_lse: Tensor | None,
+    query: Tensor, key: Tensor, value: Tensor, more_key: Tensor | None, more_value: Tensor | None,
+    rest_out: Tensor | None, rest_lse: Tensor | None,
     dst: Tensor, src: Tensor, prefix: Tensor, table: Tensor, covers_once: bool, scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of query, key, value, rest_out and rest_lse, the last two without elements where there is no rest."""
-    num_dst_nodes, num_src_nodes = query.shape[0], key.shape[0]
-    head_dim, value_dim = query.shape[2], value.shape[2]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of query, key, value, more_key, more_value, rest_out and rest_lse, without elements for None."""
     sees_nothing = lse == -torch.inf
     if grad_lse is not None:
         grad_lse = grad_lse.masked_fill(sees_nothing, 0.0)
     if runs_in_kernel(query, key, table):
-        launch = _kernels()
+        launch, tables = _kernels(), (key, value, more_key, more_value)
         grads = launch.block_attention_backward(
-            grad_out, grad_lse, out, lse, query, key, value, dst, src, prefix, table, scale
+            grad_out, grad_lse, out, lse, query, *tables, dst, src, prefix, table, scale
         )
         return *grads, *_gradients_of_rest(grad_out, grad_lse, out, lse, rest_out, rest_lse, sees_nothing)
+    num_first = key.shape[0]
+    key, value = joined_rows(key, more_key), joined_rows(value, more_value)
+    num_dst_nodes, num_src_nodes = query.shape[0], key.shape[0]
+    head_dim, value_dim = query.shape[2], value.shape[2]
     to_dst, to_src = _index(dst, num_dst_nodes), _index(src, num_src_nodes)
     width = max(head_dim, value_dim + (grad_lse is not None))
     q, k, v = _rows(query, to_dst, width), _rows(key, to_src, width), _rows(value, to_src, width)
@@ -193,12 +216,15 @@ def _block_attention_backward(
     ]
     of_q, of_k, of_v = (_joined([x.flatten(0, 1) for x in pieces]) for pieces in zip(*made, strict=True))
     put = _placed if covers_once else _summed
-    grads = (
-        put(of_q[..., :head_dim], to_dst, num_dst_nodes),
-        _summed(of_k[..., :head_dim], to_src, num_src_nodes),
-        _summed(of_v[..., :value_dim], to_src, num_src_nodes),
-    )
-    return *grads, *_gradients_of_rest(grad_out, grad_lse, out, lse, rest_out, rest_lse, sees_nothing)
+    grad_query = put(of_q[..., :head_dim], to_dst, num_dst_nodes)
+    of_key, of_value = (_summed(x, to_src, num_src_nodes) for x in (of_k[..., :head_dim], of_v[..., :value_dim]))
+    of_first, of_more = (of_key, of_value), (key.new_empty(0), key.new_empty(0))
+    if more_key is not None:
+        of_first, of_more = (
+            (of_key[part].clone(), of_value[part].clone()) for part in (slice(num_first), slice(num_first, None))
+        )
+    of_rest = _gradients_of_rest(grad_out, grad_lse, out, lse, rest_out, rest_lse, sees_nothing)
+    return grad_query, *of_first, *of_more, *of_rest
 
 
 def _gradients_of_rest(
@@ -214,8 +240,8 @@ def _gradients_of_rest(
     return grad_out * share[..., None], grad_score * share
 
 
-def _fake_block_attention_backward(grad_out, grad_lse, out, lse, query, key, value, rest_out, rest_lse, *others):
-    shapes = [x.shape if x is not None else 0 for x in (query, key, value, rest_out, rest_lse)]
+def _fake_block_attention_backward(grad_out, grad_lse, out, lse, query, *others):
+    shapes = [x.shape if x is not None else 0 for x in (query, *others[:6])]
     return tuple(query.new_empty(shape) for shape in shapes)
 
 

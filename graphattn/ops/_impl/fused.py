@@ -10,13 +10,18 @@ A plan is any object with these int64 contiguous tensors, for edges sorted by (t
     src, dst [num_edges]             source and target of each edge
     source_ptr [num_src_nodes + 1]   offsets into source_order of each source
     source_order [num_edges]         the edges sorted by (source, target)
+
+and `windows`: None, or four tensors by which kernels on CUDA may serve many rows at once, as in `graph/windows.py`.
 """
+
+from importlib import import_module
 
 import torch
 from torch import Tensor
 
 from graphattn.ops.operators import make_operator
 
+NO_WINDOWS = (None,) * 4
 NO_DOUBLE_BACKWARD = 'The fused implementation has no double backward: use impl="scatter".'
 
 
@@ -68,8 +73,8 @@ def attention(
     """
     out, out_attr, lse, _ = fused_attention(
         query, key, value, plan.target_ptr, plan.src, plan.dst, plan.source_ptr, plan.source_order,
-        query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
-        False,
+        query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, seed,
+        *(plan.windows or NO_WINDOWS), scale, logit_clip, dropout_p, False,
     )  # fmt: skip
     return out, None if query_attr is None else out_attr, lse
 
@@ -98,7 +103,8 @@ def attention_and_weights(
     """
     out, out_attr, _, weights = fused_attention(
         query, key, value, plan.target_ptr, plan.src, plan.dst, plan.source_ptr, plan.source_order,
-        query_attr, edge_attr, None, edge_bias, edge_gate, head_mask, None, seed, scale, logit_clip, dropout_p, True,
+        query_attr, edge_attr, None, edge_bias, edge_gate, head_mask, None, seed,
+        *NO_WINDOWS, scale, logit_clip, dropout_p, True,
     )  # fmt: skip
     return out, None if query_attr is None else out_attr, weights.t()
 
@@ -128,6 +134,8 @@ def attention_on_cpu(
     query_attr: Tensor | None, edge_attr: Tensor | None, edge_type: Tensor | None,
     edge_bias: Tensor | None, edge_gate: Tensor | None,
     head_mask: Tensor | None, edge_id: Tensor | None, seed: Tensor | None,
+    target_window_ptr: Tensor | None, target_slots: Tensor | None,
+    source_window_ptr: Tensor | None, source_slots: Tensor | None,
     scale: float, logit_clip: float | None, dropout_p: float, wants_weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """out, out_attr and lse as in `attention`, and weights [num_heads, num_edges], empty where not wanted."""
@@ -139,7 +147,7 @@ def attention_on_cpu(
 
 
 def attention_on_cuda(query, key, value, target_ptr, src, dst, source_ptr, source_order, *terms):
-    return _cuda().attention(query, key, value, target_ptr, src, dst, *terms)
+    return _cuda("windows").attention(query, key, value, target_ptr, src, dst, *terms)
 
 
 def _fake_attention(query, key, value, target_ptr, src, dst, source_ptr, source_order, query_attr, *others):
@@ -158,6 +166,8 @@ def attention_backward_on_cpu(
     query_attr: Tensor | None, edge_attr: Tensor | None, edge_type: Tensor | None,
     edge_bias: Tensor | None, edge_gate: Tensor | None,
     head_mask: Tensor | None, edge_id: Tensor | None, seed: Tensor | None,
+    target_window_ptr: Tensor | None, target_slots: Tensor | None,
+    source_window_ptr: Tensor | None, source_slots: Tensor | None,
     scale: float, logit_clip: float | None, dropout_p: float, wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of query, key, value, query_attr, edge_attr, edge_bias and edge_gate, empty where not wanted."""
@@ -170,7 +180,7 @@ def attention_backward_on_cpu(
 
 
 def attention_backward_on_cuda(*arguments):
-    return _cuda().attention_backward(*arguments)
+    return _cuda("windows").attention_backward(*arguments)
 
 
 def _fake_attention_backward(
@@ -240,14 +250,13 @@ def _cpu():
     return launch
 
 
-def _cuda():
+def _cuda(name="launch"):
     try:
-        from graphattn.ops._impl.triton import launch
+        return import_module(f"graphattn.ops._impl.triton.{name}")
     except ModuleNotFoundError as error:
         if error.name != "triton":
             raise
         raise ImportError("The fused implementation needs Triton on CUDA: pip install triton") from error
-    return launch
 
 
 def _remember_attention(ctx, inputs, output):
@@ -271,7 +280,8 @@ def _attention_gradients(ctx, grad_out, grad_out_attr, grad_lse, grad_weights):
     )
     query, key, value, query_attr, edge_attr, bias, gate = (grad if want else None for grad, want in zip(grads, wanted))
     plan, edge_type, mask_id_seed, numbers = [None] * 5, None, [None] * 3, [None] * 4
-    return query, key, value, *plan, query_attr, edge_attr, edge_type, bias, gate, *mask_id_seed, *numbers
+    others = *mask_id_seed, *NO_WINDOWS, *numbers
+    return query, key, value, *plan, query_attr, edge_attr, edge_type, bias, gate, *others
 
 
 def _remember_logits(ctx, inputs, output):

@@ -9,11 +9,12 @@ of several blocks keeps one output and one log-sum-exp throughout, to which each
 Backward, each block's weights are exp(logit − lse) with the lse of the whole. Both kernels serve the key heads
 [begin, end) over all blocks, so no two threads add to one number, and bits do not depend on the number of threads.
 
-Arrays are flat and contiguous, widths multiples of 8; `table`, `dst`, `src` and `prefix` are those of
-`graph.plan.Groups`.
+Arrays are flat, widths multiples of 8; `table`, `dst`, `src` and `prefix` are those of `graph.plan.Groups`. What is
+read lies in `Rows`: a node's heads are side by side, the nodes a step apart, those of keys and values in two tables.
 """
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,6 +53,23 @@ CHUNK_CELLS = 2**15  # targets times sources whose weights and slopes stay in th
 LEAST_CHUNK = 2 * GROUP  # targets
 
 
+class Rows(NamedTuple):
+    """Vectors of nodes: those of the first `count` in one array, those of the others in another, from its start."""
+
+    array: Any
+    step: Any  # numbers from one node to the next
+    count: Any
+    more: Any
+    more_step: Any
+
+
+class Sums(NamedTuple):
+    """What is added up for nodes, in contiguous arrays of as many nodes as `Rows` says."""
+
+    array: Any
+    more: Any
+
+
 @part
 def widest_group(table):
     """Sources of the largest block."""
@@ -71,20 +89,43 @@ def tallest_group(table):
 
 
 @part_of_rows
-def gather_rows(into, nodes, first, count, table, step, at, width):
-    """into[r * width:][:width] = table[nodes[first + r] * step + at:][:width].
+def gather_rows(into, nodes, first, count, rows, at, width):
+    """into[r * width:][:width] = what rows have at [at:][:width] of node nodes[first + r].
 
     Returns zero if all numbers are finite, else NaN.
     """
     check = spread(like(into, 0))
     zero = check
     for r in range(count):
-        place = nodes[first + r] * step + at
-        for c in range(0, width, 8):
-            numbers = load(table, place + c)
-            store(into, r * width + c, numbers)
-            check = fma(numbers, zero, check)
+        node = nodes[first + r]
+        if node < rows.count:
+            place = node * rows.step + at
+            for c in range(0, width, 8):
+                numbers = load(rows.array, place + c)
+                store(into, r * width + c, numbers)
+                check = fma(numbers, zero, check)
+        else:
+            place = (node - rows.count) * rows.more_step + at
+            for c in range(0, width, 8):
+                numbers = load(rows.more, place + c)
+                store(into, r * width + c, numbers)
+                check = fma(numbers, zero, check)
     return lane_sum(check)
+
+
+@part_of_rows
+def add_gathered(sums, rows, nodes, of_head, table, width):
+    """Adds the rows of a table, [count, width], to what the sums of `rows` have for nodes[first:][:count] and a head.
+
+    of_head is (first, count, num_heads, head).
+    """
+    first, count, num_heads, head = of_head
+    for r in range(count):
+        node = nodes[first + r]
+        if node < rows.count:
+            add_row(sums.array, (node * num_heads + head) * width, table, r * width, width)
+        else:
+            add_row(sums.more, ((node - rows.count) * num_heads + head) * width, table, r * width, width)
 
 
 @part
@@ -128,7 +169,7 @@ def attend_block(
         rows = rows_at_once(place, num_targets)
         real, first = min(rows, num_targets - place), row + place
         place += rows
-        gather_rows(queries, dst, first, real, query, num_heads * head_dim, head * head_dim, head_dim)
+        gather_rows(queries, dst, first, real, query, head * head_dim, head_dim)
         depth = highest(prefix, first, real)
         columns = depth + -depth % 8
         multiply(scores, 0, ld, queries, 0, head_dim, 1, key_columns, 0, ld, head_dim, columns, rows)
@@ -152,7 +193,8 @@ def attend_block(
 @kernel
 def attend_blocks(
     begin, end, table, num_heads, num_key_heads, head_dim, value_dim, dst, src, prefix, scale,
-    query, key, value, out, lse,
+    query, query_step, key, key_step, num_first, more_key, more_key_step,
+    value, value_step, _, more_value, more_value_step, out, lse,
 ):  # fmt: skip
     """Merges all blocks into lse, −inf on arrival or what the targets have from elsewhere, and into out."""
     group_size, room, num_rows = num_heads // num_key_heads, widest_group(table), len(lse) // num_heads
@@ -168,23 +210,18 @@ def attend_blocks(
     scores, source_rows, key_columns = pointer(numbers, 0), pointer(numbers, at_rows), pointer(numbers, at_columns)
     queries, outs = pointer(numbers, at_queries), pointer(numbers, at_outs)
     peaks, totals = pointer(numbers, at_peaks), pointer(numbers, at_peaks + 2 * GROUP)
-    dst, src, prefix, query, key, value = (
-        optional(dst), optional(src), optional(prefix), optional(query), optional(key), optional(value)
-    )  # fmt: skip
-    out, lse = optional(out), optional(lse)
+    dst, src, prefix, out, lse = optional(dst), optional(src), optional(prefix), optional(out), optional(lse)
+    query = Rows(optional(query), query_step, num_rows, optional(query), 0)
+    key = Rows(optional(key), key_step, num_first, optional(more_key), more_key_step)
+    value = Rows(optional(value), value_step, num_first, optional(more_value), more_value_step)
     row, column = 0, 0
     for group in range(len(table) // FIELDS):
         num_targets, num_sources = table[FIELDS * group + 1], table[FIELDS * group + 2]
         for _ in range(table[FIELDS * group]):
             for key_head in range(begin, end):
-                gather_rows(
-                    source_rows, src, column, num_sources, key, num_key_heads * head_dim, key_head * head_dim, head_dim
-                )
+                gather_rows(source_rows, src, column, num_sources, key, key_head * head_dim, head_dim)
                 transpose(key_columns, ld, source_rows, 0, head_dim, num_sources, head_dim)
-                check = gather_rows(
-                    source_rows, src, column, num_sources, value, num_key_heads * value_dim, key_head * value_dim,
-                    value_dim,
-                )  # fmt: skip
+                check = gather_rows(source_rows, src, column, num_sources, value, key_head * value_dim, value_dim)
                 for head in range(key_head * group_size, (key_head + 1) * group_size):
                     attend_block(
                         row, num_targets, num_sources, ld, num_heads, head, head_dim, value_dim, check == 0, dst,
@@ -284,7 +321,9 @@ def differentiate_chunk(
 @kernel
 def differentiate_blocks(
     begin, end, table, num_heads, num_key_heads, head_dim, value_dim, dst, src, prefix, scale,
-    query, key, value, out, lse, grad_out, grad_lse, grad_query, grad_key, grad_value,
+    query, query_step, key, key_step, num_first, more_key, more_key_step,
+    value, value_step, _, more_value, more_value_step, out, lse, grad_out, grad_lse,
+    grad_query, grad_key, grad_value, grad_more_key, grad_more_value,
 ):  # fmt: skip
     """Adds to the gradients, zero on arrival, what all blocks bring; out and lse are those of the whole."""
     group_size, room, tallest = num_heads // num_key_heads, widest_group(table), tallest_group(table)
@@ -303,8 +342,8 @@ def differentiate_blocks(
     at_sums = at_slope_rows + chunk * value_dim
     at_deltas = at_sums + 2 * GROUP * wide
     num_rows, num_ours = len(lse) // num_heads, (end - begin) * group_size
-    numbers = np.zeros(at_deltas + chunk, query.dtype)
-    of_rows = np.empty(num_rows * num_ours, query.dtype)  # delta of the formulas, once for all blocks of a target
+    numbers = np.zeros(at_deltas + chunk, out.dtype)
+    of_rows = np.empty(num_rows * num_ours, out.dtype)  # delta of the formulas, once for all blocks of a target
     ask_for_huge_pages(numbers)
     scores, slopes = pointer(numbers, 0), pointer(numbers, at_slopes)
     key_rows, value_rows = pointer(numbers, at_key_rows), pointer(numbers, at_value_rows)
@@ -312,29 +351,29 @@ def differentiate_blocks(
     key_sums, value_sums = pointer(numbers, at_key_sums), pointer(numbers, at_value_sums)
     queries, slope_rows = pointer(numbers, at_queries), pointer(numbers, at_slope_rows)
     sums, deltas = pointer(numbers, at_sums), pointer(numbers, at_deltas)
-    dst, src, prefix, query, key, value = (
-        optional(dst), optional(src), optional(prefix), optional(query), optional(key), optional(value)
-    )  # fmt: skip
-    out, lse, grad_out, grad_lse = optional(out), optional(lse), optional(grad_out), optional(grad_lse)
-    grad_query, grad_key, grad_value = optional(grad_query), optional(grad_key), optional(grad_value)
+    dst, src, prefix = optional(dst), optional(src), optional(prefix)
+    query = Rows(optional(query), query_step, num_rows, optional(query), 0)
+    key = Rows(optional(key), key_step, num_first, optional(more_key), more_key_step)
+    value = Rows(optional(value), value_step, num_first, optional(more_value), more_value_step)
+    out, lse, grad_lse, grad_query = optional(out), optional(lse), optional(grad_lse), optional(grad_query)
+    slope = Rows(optional(grad_out), num_heads * value_dim, num_rows, optional(grad_out), 0)
+    key_grads, value_grads = (
+        Sums(optional(grad_key), optional(grad_more_key)),
+        Sums(optional(grad_value), optional(grad_more_value)),
+    )
     for row in range(num_rows):
         for number in range(num_ours):
             at_row = row * num_heads + begin * group_size + number
-            delta = dot(grad_out, at_row * value_dim, out, at_row * value_dim, value_dim)
+            delta = dot(slope.array, at_row * value_dim, out, at_row * value_dim, value_dim)
             of_rows[row * num_ours + number] = delta - grad_lse[at_row] if is_given(grad_lse) else delta
-    key_step, value_step = num_key_heads * head_dim, num_key_heads * value_dim
     row, column = 0, 0
     for group in range(len(table) // FIELDS):
         num_targets, num_sources = table[FIELDS * group + 1], table[FIELDS * group + 2]
         whole = num_sources + -num_sources % GROUP
         for _ in range(table[FIELDS * group]):
             for key_head in range(begin, end):
-                of_sources = gather_rows(
-                    key_rows, src, column, num_sources, key, key_step, key_head * head_dim, head_dim
-                )
-                of_sources += gather_rows(
-                    value_rows, src, column, num_sources, value, value_step, key_head * value_dim, value_dim
-                )
+                of_sources = gather_rows(key_rows, src, column, num_sources, key, key_head * head_dim, head_dim)
+                of_sources += gather_rows(value_rows, src, column, num_sources, value, key_head * value_dim, value_dim)
                 transpose(key_columns, ld, key_rows, 0, head_dim, num_sources, head_dim)
                 transpose(value_columns, ld, value_rows, 0, value_dim, num_sources, value_dim)
                 clear(key_sums, 0, whole * head_dim)
@@ -342,12 +381,8 @@ def differentiate_blocks(
                 for head in range(key_head * group_size, (key_head + 1) * group_size):
                     for place in range(0, num_targets, chunk):
                         first, count = row + place, min(chunk, num_targets - place)
-                        check = of_sources + gather_rows(
-                            queries, dst, first, count, query, num_heads * head_dim, head * head_dim, head_dim
-                        )
-                        check += gather_rows(
-                            slope_rows, dst, first, count, grad_out, num_heads * value_dim, head * value_dim, value_dim
-                        )
+                        check = of_sources + gather_rows(queries, dst, first, count, query, head * head_dim, head_dim)
+                        check += gather_rows(slope_rows, dst, first, count, slope, head * value_dim, value_dim)
                         for r in range(count):
                             deltas[r] = of_rows[(dst[first + r] * num_ours) + head - begin * group_size]
                         if check == 0:
@@ -362,10 +397,9 @@ def differentiate_blocks(
                                 queries, slope_rows, key_rows, value_columns, scores, slopes, grad_query, key_sums,
                                 value_sums,
                             )  # fmt: skip
-                for r in range(num_sources):
-                    at_row = src[column + r] * num_key_heads + key_head
-                    add_row(grad_key, at_row * head_dim, key_sums, r * head_dim, head_dim)
-                    add_row(grad_value, at_row * value_dim, value_sums, r * value_dim, value_dim)
+                of_head = column, num_sources, num_key_heads, key_head
+                add_gathered(key_grads, key, src, of_head, key_sums, head_dim)
+                add_gathered(value_grads, value, src, of_head, value_sums, value_dim)
             row += num_targets
             column += num_sources
     keep(numbers)

@@ -27,7 +27,8 @@ summed by one thread in one order, so nothing is atomic and the bits do not depe
 
 Each kernel serves tasks [begin, end), for one float type. A task is FIELDS numbers: its rows (first, last), its key
 heads (first, last), and into which copy of grad_key and grad_value it adds. All arrays are flat and contiguous, and all
-widths are multiples of 8. Tables of edges have a row a head, or one row for all; an absent array is empty.
+widths are multiples of 8; nodes of queries, keys and values may lie a stride apart. Tables of edges have a row a head,
+or one row for all; an absent array is empty.
 """
 
 import hashlib
@@ -502,6 +503,7 @@ class Sizes(NamedTuple):
     edge_dim: Any  # width of edge features, or number of types
     bias_heads: Any  # 0 if there is no table, 1 if heads share it, else num_heads
     gate_heads: Any
+    query_stride: Any  # numbers from one target's queries to the next one's
 
 
 class Terms(NamedTuple):
@@ -835,7 +837,8 @@ def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, q
             key_at = nodes.key_at + key_head * nodes.key_step
             value_at = nodes.value_at + key_head * nodes.value_step
             ask_ahead(nodes.keys, nodes.key_stride, key_at, head_dim, next_edge, ahead, src)
-            dots(scores, count, query, at_row * head_dim, nodes.keys, row.nodes, nodes.key_stride, key_at, head_dim)
+            query_at = target * sizes.query_stride + head * head_dim
+            dots(scores, count, query, query_at, nodes.keys, row.nodes, nodes.key_stride, key_at, head_dim)
             ask_ahead(nodes.values, nodes.value_stride, value_at, value_dim, next_edge, ahead, src)
             if not plain:
                 num_types = add_terms(row, count, at_row, head, scores, 0, sizes, terms, rules)
@@ -884,12 +887,12 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
             place += rows
             left = src[ptr[first]] - low
             depth = src[ptr[first + rows] - 1] + 1 - low - left
-            columns, query_at = depth + -depth % 8, (first * num_heads + head) * head_dim
+            columns, query_at = depth + -depth % 8, first * sizes.query_stride + head * head_dim
             for target in range(place, min(place + 2 * GROUP, end)):
                 for c in range(0, head_dim, 16):
-                    prefetch(query, (target * num_heads + head) * head_dim + c)
+                    prefetch(query, target * sizes.query_stride + head * head_dim + c)
             multiply(
-                scores, BEFORE, ld, query, query_at, num_heads * head_dim, 1,
+                scores, BEFORE, ld, query, query_at, sizes.query_stride, 1,
                 tile.key_columns, left, ld, head_dim, columns, rows,
             )  # fmt: skip
             for target in range(first, first + rows):
@@ -947,26 +950,26 @@ def next_stretch(begin, end, graph, columns_room):
 
 
 @part
-def sweep_nodes(packs, pairs, stride, key, value, num_nodes, sizes):
+def sweep_nodes(packs, pairs, stride, key, key_stride, value, value_stride, num_nodes, sizes):
     """Nodes in `pairs`, `stride` numbers apart, if they were packed there, else in key and value."""
     head_dim, value_dim = sizes.head_dim, sizes.value_dim
     num_heads = 1 if packs else sizes.num_key_heads
     far_edges = FAR_EDGES if num_nodes * num_heads * (head_dim + value_dim) > NEAR_NUMBERS else 0
     if packs:
         return Nodes(pairs, pairs, stride, 0, 0, stride, head_dim, 0, far_edges)
-    return Nodes(key, value, num_heads * head_dim, 0, head_dim, num_heads * value_dim, 0, value_dim, far_edges)
+    return Nodes(key, value, key_stride, 0, head_dim, value_stride, 0, value_dim, far_edges)
 
 
 @part
-def pair_rows(pairs, stride, key, value, key_head, num_nodes, sizes):
+def pair_rows(pairs, stride, key, key_stride, value, value_stride, key_head, num_nodes, sizes):
     """Lays what an edge reads of a node under one head side by side, and clears the rest of the node's stride."""
     head_dim, value_dim = sizes.head_dim, sizes.value_dim
     for node in range(num_nodes):
-        at, row = node * stride, node * sizes.num_key_heads + key_head
+        at = node * stride
         for c in range(0, head_dim, 8):
-            store(pairs, at + c, load(key, row * head_dim + c))
+            store(pairs, at + c, load(key, node * key_stride + key_head * head_dim + c))
         for c in range(0, value_dim, 8):
-            store(pairs, at + head_dim + c, load(value, row * value_dim + c))
+            store(pairs, at + head_dim + c, load(value, node * value_stride + key_head * value_dim + c))
         clear(pairs, at + head_dim + value_dim, stride - head_dim - value_dim)
 
 
@@ -989,17 +992,19 @@ def attention(
     begin, end, tasks, packs, target_ptr, src,
     num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads,
     query_attr, edge_attr, edge_type, bias, gate, head_mask, edge_id, scale, clip, keep_scale, threshold, seed,
-    query, key, value, out, out_attr, weights, lse,
+    query, query_stride, key, key_stride, value, value_stride, num_nodes, out, out_attr, weights, lse,
 ):  # fmt: skip
     """Writes out, out_attr and lse, and weights before gates where they are wanted: zero on arrival, else empty."""
-    sizes = Sizes(len(src), num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads)
+    sizes = Sizes(
+        len(src), num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads, query_stride
+    )
     terms = Terms(
         optional(query_attr), optional(edge_attr), optional(edge_type), optional(bias), optional(gate),
         optional(head_mask), optional(edge_id),
     )  # fmt: skip
     rules, graph = Rules(scale, clip, keep_scale, threshold, seed), Graph(optional(target_ptr), optional(src))
     outputs = Outputs(optional(out), optional(out_attr), optional(weights), optional(lse))
-    group, num_nodes = num_heads // num_key_heads, len(key) // max(1, num_key_heads * head_dim)
+    group = num_heads // num_key_heads
     room, columns_room = room_for(begin, end, tasks, graph.target_ptr), widest_tile(num_nodes, sizes, terms)
     integers, hashes = np.empty(ROW_INTEGERS * room, np.int64), np.empty(room, np.uint32)
     num_scores = max(room, BEFORE + 2 * GROUP * columns_room)
@@ -1022,8 +1027,13 @@ def attention(
         sweep = 1 if packs else sweep_end - sweep_begin
         for first_key_head in range(sweep_begin, sweep_end, sweep):
             if packs:
-                pair_rows(pairs, head_dim + value_dim, keys, values, first_key_head, num_nodes, sizes)
-            nodes = sweep_nodes(packs, pairs, head_dim + value_dim, keys, values, num_nodes, sizes)
+                pair_rows(
+                    pairs, head_dim + value_dim, keys, key_stride, values, value_stride, first_key_head, num_nodes,
+                    sizes,
+                )  # fmt: skip
+            nodes = sweep_nodes(
+                packs, pairs, head_dim + value_dim, keys, key_stride, values, value_stride, num_nodes, sizes
+            )
             first_head, last_head, at = first_key_head * group, (first_key_head + sweep) * group, row_begin
             while at < row_end:
                 stop, is_tile = next_stretch(at, row_end, graph, columns_room)
@@ -1104,16 +1114,16 @@ def differentiate_rows(
             at_row, key_head = target * sizes.num_heads + head, head // group
             if head == first_head or has_mask:
                 count = list_row(row, target, head, graph, sizes, terms, rules)
-            at_query, at_slope = at_row * head_dim, at_row * value_dim
+            query_at, at_slope = target * sizes.query_stride + head * head_dim, at_row * value_dim
             if is_given(grads.query):
-                clear(grads.query, at_query, head_dim)
+                clear(grads.query, at_row * head_dim, head_dim)
             if upstream.lse[at_row] == -np.inf:
                 continue
             delta = mean_slope(at_row, sizes, upstream)
             key_at = nodes.key_at + key_head * nodes.key_step
             value_at = nodes.value_at + key_head * nodes.value_step
             ask_ahead(nodes.keys, nodes.key_stride, key_at, head_dim, next_edge, ahead, src)
-            dots(scores, count, query, at_query, nodes.keys, row.nodes, nodes.key_stride, key_at, head_dim)
+            dots(scores, count, query, query_at, nodes.keys, row.nodes, nodes.key_stride, key_at, head_dim)
             ask_ahead(nodes.values, nodes.value_stride, value_at, value_dim, next_edge, ahead, src)
             dots(
                 slopes, count, upstream.grad_out, at_slope,
@@ -1128,13 +1138,14 @@ def differentiate_rows(
                 )
             if is_given(grads.query):
                 add_weighted(
-                    grads.query, at_query, count, scores, 0, nodes.keys, row.nodes, nodes.key_stride, key_at, head_dim
-                )
+                    grads.query, at_row * head_dim, count, scores, 0, nodes.keys, row.nodes,
+                    nodes.key_stride, key_at, head_dim,
+                )  # fmt: skip
             if is_given(grads.key):
                 key_at = grad_nodes.key_at + key_head * grad_nodes.key_step
                 ask_ahead(grad_nodes.keys, grad_nodes.key_stride, key_at, head_dim, next_edge, ahead, src)
                 add_outer(
-                    grad_nodes.keys, count, row.nodes, grad_nodes.key_stride, key_at, scores, query, at_query, head_dim
+                    grad_nodes.keys, count, row.nodes, grad_nodes.key_stride, key_at, scores, query, query_at, head_dim
                 )
             if is_given(grads.value):
                 value_at = grad_nodes.value_at + key_head * grad_nodes.value_step
@@ -1167,8 +1178,8 @@ def differentiate_tile(
                 tile.value_columns, ld, nodes.values, value_at, nodes.value_stride, width, value_dim
             )
             copy_rows(tile.key_rows, nodes.keys, key_at, nodes.key_stride, width, head_dim)
-        at = (begin * num_heads + head) * head_dim
-        check = nodes_check + copy_rows(tile.query_rows, query, at, num_heads * head_dim, end - begin, head_dim)
+        at = begin * sizes.query_stride + head * head_dim
+        check = nodes_check + copy_rows(tile.query_rows, query, at, sizes.query_stride, end - begin, head_dim)
         at = (begin * num_heads + head) * value_dim
         check += copy_rows(tile.slope_rows, upstream.grad_out, at, num_heads * value_dim, end - begin, value_dim)
         if check != 0:  # zero times NaN would leak
@@ -1255,7 +1266,8 @@ def attention_backward(
     begin, end, tasks, packs, target_ptr, src,
     num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads,
     query_attr, edge_attr, edge_type, bias, gate, head_mask, edge_id, scale, clip, keep_scale, threshold, seed,
-    query, key, value, out, out_attr, lse, grad_out, grad_out_attr, grad_weights, grad_lse,
+    query, query_stride, key, key_stride, value, value_stride, num_nodes,
+    out, out_attr, lse, grad_out, grad_out_attr, grad_weights, grad_lse,
     grad_query, grad_key, grad_value, grad_query_attr, edge_slopes, edge_weights, grad_bias, grad_gate,
 ):  # fmt: skip
     """Writes the gradient of query, and the others, zero on arrival, where they are wanted.
@@ -1263,7 +1275,9 @@ def attention_backward(
     grad_key and grad_value have a copy for each part that tasks name, and are written whole where heads are packed;
     tables of edges have a row a head.
     """
-    sizes = Sizes(len(src), num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads)
+    sizes = Sizes(
+        len(src), num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads, query_stride
+    )
     terms = Terms(
         optional(query_attr), optional(edge_attr), optional(edge_type), optional(bias), optional(gate),
         optional(head_mask), optional(edge_id),
@@ -1277,7 +1291,7 @@ def attention_backward(
         optional(grad_query), optional(grad_key), optional(grad_value), optional(grad_query_attr),
         optional(edge_slopes), optional(edge_weights), optional(grad_bias), optional(grad_gate),
     )  # fmt: skip
-    group, num_nodes = num_heads // num_key_heads, len(key) // max(1, num_key_heads * head_dim)
+    group = num_heads // num_key_heads
     room, columns_room = room_for(begin, end, tasks, graph.target_ptr), widest_tile(num_nodes, sizes, terms)
     integers, hashes = np.empty(ROW_INTEGERS * room, np.int64), np.empty(room, np.uint32)
     num_scores = max(room, BEFORE + TILE_CELLS + 24 * TILE_ROWS if columns_room > 0 else 0)
@@ -1300,16 +1314,20 @@ def attention_backward(
     )  # fmt: skip
     pairs, grad_pairs = pointer(numbers, at_pairs), pointer(numbers, at_pairs + stride // 2)
     query, keys, values = optional(query), optional(key), optional(value)
+    key_numbers, value_numbers = num_key_heads * head_dim, num_key_heads * value_dim  # of a node's gradients
     for task in range(begin, end):
         row_begin, row_end = tasks[FIELDS * task], tasks[FIELDS * task + 1]
         sweep_begin, sweep_end = tasks[FIELDS * task + 2], tasks[FIELDS * task + 3]
-        part_key, part_value = tasks[FIELDS * task + 4] * len(key), tasks[FIELDS * task + 4] * len(value)
+        part = tasks[FIELDS * task + 4] * num_nodes
+        part_key, part_value = part * key_numbers, part * value_numbers
         sweep = 1 if packs else sweep_end - sweep_begin
         for first_key_head in range(sweep_begin, sweep_end, sweep):
             if packs:
-                pair_rows(pairs, stride, keys, values, first_key_head, num_nodes, sizes)
-            nodes = sweep_nodes(packs, pairs, stride, keys, values, num_nodes, sizes)
-            into = sweep_nodes(packs, grad_pairs, stride, grads.key, grads.value, num_nodes, sizes)
+                pair_rows(pairs, stride, keys, key_stride, values, value_stride, first_key_head, num_nodes, sizes)
+            nodes = sweep_nodes(packs, pairs, stride, keys, key_stride, values, value_stride, num_nodes, sizes)
+            into = sweep_nodes(
+                packs, grad_pairs, stride, grads.key, key_numbers, grads.value, value_numbers, num_nodes, sizes
+            )
             if not packs:
                 into = Nodes(
                     into.keys, into.values, into.key_stride, part_key, into.key_step,

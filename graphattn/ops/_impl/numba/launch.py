@@ -47,8 +47,9 @@ def attention(
     threads.run(
         kernels.attention, threads.even_cuts(len(tasks), num_threads),
         (
-            tasks.reshape(-1), packs, ptr, sources, *settings, *_vectors(dtype, query, key, value),
-            _array(out), _optional_array(out_attr, dtype), _optional_array(weights, dtype), _array(lse),
+            tasks.reshape(-1), packs, ptr, sources, *settings, *_steps(query, dtype), *_steps(key, dtype),
+            *_steps(value, dtype), len(key), _array(out), _optional_array(out_attr, dtype),
+            _optional_array(weights, dtype), _array(lse),
         ),
     )  # fmt: skip
     return (
@@ -101,7 +102,8 @@ def attention_backward(
     made = grad_query, grad_key, grad_value, grad_query_attr, edge_slopes, edge_weights, grad_bias, grad_gate
     grads = kernels.Grads(*(_optional_array(grad, dtype) for grad in made))
     args = (
-        ptr, sources, *settings, *_vectors(dtype, query, key, value), *upstream, *grads,
+        ptr, sources, *settings, *_steps(query, dtype), *_steps(key, dtype), *_steps(value, dtype), len(key),
+        *upstream, *grads,
     )  # fmt: skip
     num_threads = threads.available(work)
     for tasks in stages:
@@ -206,7 +208,7 @@ def _separate_chunks(ptr, src, num_chunks):
     return [chunks] if is_clean else [chunks[::2], chunks[1::2]]
 
 
-def block_attention(query, key, value, rest_out, rest_lse, dst, src, prefix, table, scale):
+def block_attention(query, key, value, more_key, more_value, rest_out, rest_lse, dst, src, prefix, table, scale):
     dtype = _compute_dtype(query)
     make = _empty if rest_out is None else _zeros
     out, lse = _new_vectors(make, query, value, dtype), torch.full(query.shape[:2], -torch.inf, dtype=dtype)
@@ -218,25 +220,54 @@ def block_attention(query, key, value, rest_out, rest_lse, dst, src, prefix, tab
         blocks.attend_blocks, threads.even_cuts(key.shape[1], num_threads),
         (
             _array(table), *_sizes_of_blocks(query, key, value), _array(dst), _array(src), _array(prefix),
-            _number(scale, dtype), *_vectors(dtype, query, key, value), _array(out), _array(lse),
+            _number(scale, dtype), *_rows(query)[:2], *_rows(key, more_key), *_rows(value, more_value),
+            _array(out), _array(lse),
         ),
     )  # fmt: skip
     return _trim(out, value, dtype), lse
 
 
-def block_attention_backward(grad_out, grad_lse, out, lse, query, key, value, dst, src, prefix, table, scale):
+def block_attention_backward(
+    grad_out, grad_lse, out, lse, query, key, value, more_key, more_value, dst, src, prefix, table, scale
+):
     dtype = _compute_dtype(query)
-    grads = [_new_vectors(_zeros, tensor, tensor, dtype) for tensor in (query, key, value)]
+    inputs = query, key, value, more_key, more_value
+    grads = [_new_vectors(_zeros, tensor, tensor, dtype) for tensor in inputs]
     num_threads = threads.available(2 * _work_of_blocks(query, key, value, table))
     threads.run(
         blocks.differentiate_blocks, threads.even_cuts(key.shape[1], num_threads),
         (
             _array(table), *_sizes_of_blocks(query, key, value), _array(dst), _array(src), _array(prefix),
-            _number(scale, dtype), *_vectors(dtype, query, key, value, out), _array(lse),
-            *_vectors(dtype, grad_out), _optional_array(grad_lse, dtype), *(_array(grad) for grad in grads),
+            _number(scale, dtype), *_rows(query)[:2], *_rows(key, more_key), *_rows(value, more_value),
+            *_vectors(dtype, out), _array(lse), *_vectors(dtype, grad_out), _optional_array(grad_lse, dtype),
+            *(_optional_array(grad, dtype) for grad in grads),
         ),
     )  # fmt: skip
-    return tuple(_trim(grad, tensor, dtype) for grad, tensor in zip(grads, (query, key, value), strict=True))
+    return tuple(
+        torch.empty(0, dtype=dtype) if grad is None else _trim(grad, tensor, dtype)
+        for grad, tensor in zip(grads, inputs, strict=True)
+    )
+
+
+def _rows(tensor, more=None):
+    """Vectors of nodes, and of others after them, where they lie if their heads are side by side."""
+    dtype = _compute_dtype(tensor)
+    array, step = _steps(tensor, dtype)
+    rest, rest_step = (_nothing(dtype), 0) if more is None else _steps(more, dtype)
+    return blocks.Rows(array, step, tensor.shape[0], rest, rest_step)
+
+
+def _steps(tensor, dtype):
+    """An array from a tensor's first number to its last, and how many numbers lie from one row to the next."""
+    if (
+        tensor.is_contiguous()
+        or tensor.dtype != dtype
+        or _width(tensor) != tensor.shape[-1]
+        or not tensor[0].is_contiguous()
+    ):
+        return _vectors(dtype, tensor)[0], tensor.shape[1:-1].numel() * _width(tensor)
+    num_rows, step, numbers = tensor.shape[0], tensor.stride(0), tensor[0].numel()
+    return tensor.detach().as_strided(((num_rows - 1) * step + numbers,), (1,)).numpy(), step
 
 
 def merge_max(values, left, right, root):
@@ -261,7 +292,7 @@ def _run_merges(serial, values, left, right, root, *others):
         serial, threads.even_cuts(num_chunks, num_threads),
         (
             values.shape[0], _width(values), _array(left), _array(right), _array(root),
-            *_vectors(_compute_dtype(values), values), *arrays,
+            *_steps(values, _compute_dtype(values)), *arrays,
         ),
     )  # fmt: skip
 

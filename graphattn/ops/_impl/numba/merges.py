@@ -1,7 +1,7 @@
 """Kernels that take maxima over sets which are merged of others, a vector of channels at a time: `ops/merge_max.py`.
 
-Arrays are flat and contiguous, the number of channels a multiple of 8. Both serve chunks [begin, end) of channels, so
-no two threads touch one number.
+Arrays are flat, rows of values `step` numbers apart, the number of channels a multiple of 8. Both serve chunks
+[begin, end) of channels, so no two threads touch one number.
 """
 
 import numpy as np
@@ -24,17 +24,17 @@ CHUNK = 16  # channels: a cache line of float32
 
 
 @part
-def merge_all(best, left, right, num_merges, num_rows, values, channels, first, width):
+def merge_all(best, left, right, num_merges, num_rows, values, step, first, width):
     """best[m * CHUNK:][:width] = the maximum of both sets that merge m joins."""
     for merge in range(num_merges):
         a, b = left[merge], right[merge]
         for c in range(0, width, 8):
             if a < num_rows:
-                x = load(values, a * channels + first + c)
+                x = load(values, a * step + first + c)
             else:
                 x = load(best, (a - num_rows) * CHUNK + c)
             if b < num_rows:
-                y = load(values, b * channels + first + c)
+                y = load(values, b * step + first + c)
             else:
                 y = load(best, (b - num_rows) * CHUNK + c)
             # of a pair with a NaN the second is taken, so a NaN on the left has to be kept
@@ -42,7 +42,7 @@ def merge_all(best, left, right, num_merges, num_rows, values, channels, first, 
 
 
 @kernel
-def merge_max(begin, end, num_rows, channels, left, right, root, values, out):
+def merge_max(begin, end, num_rows, channels, left, right, root, values, step, out):
     num_merges, num_sets = len(left), len(root)
     numbers = np.empty(max(1, num_merges) * CHUNK, out.dtype)
     ask_for_huge_pages(numbers)
@@ -50,7 +50,7 @@ def merge_max(begin, end, num_rows, channels, left, right, root, values, out):
     values, out = optional(values), optional(out)
     for chunk in range(begin, end):
         first, width = chunk * CHUNK, min(CHUNK, channels - chunk * CHUNK)
-        merge_all(best, left, right, num_merges, num_rows, values, channels, first, width)
+        merge_all(best, left, right, num_merges, num_rows, values, step, first, width)
         for number in range(num_sets):
             place, at = root[number], number * channels + first
             if place < 0:
@@ -58,14 +58,14 @@ def merge_max(begin, end, num_rows, channels, left, right, root, values, out):
             else:
                 for c in range(0, width, 8):
                     if place < num_rows:
-                        store(out, at + c, load(values, place * channels + first + c))
+                        store(out, at + c, load(values, place * step + first + c))
                     else:
                         store(out, at + c, load(best, (place - num_rows) * CHUNK + c))
     keep(numbers)
 
 
 @kernel
-def merge_max_backward(begin, end, num_rows, channels, left, right, root, values, grad, grad_values):
+def merge_max_backward(begin, end, num_rows, channels, left, right, root, values, step, grad, grad_values):
     """Adds to grad_values, zero on arrival; on a tie the left set gains."""
     num_merges, num_sets = len(left), len(root)
     at_slopes = max(1, num_merges) * CHUNK
@@ -77,7 +77,7 @@ def merge_max_backward(begin, end, num_rows, channels, left, right, root, values
     zero = spread(like(best, 0))
     for chunk in range(begin, end):
         first, width = chunk * CHUNK, min(CHUNK, channels - chunk * CHUNK)
-        merge_all(best, left, right, num_merges, num_rows, values, channels, first, width)
+        merge_all(best, left, right, num_merges, num_rows, values, step, first, width)
         clear(slopes, 0, num_merges * CHUNK)
         for number in range(num_sets):
             place = root[number]
@@ -91,7 +91,7 @@ def merge_max_backward(begin, end, num_rows, channels, left, right, root, values
                 top, slope = load(best, merge * CHUNK + c), load(slopes, merge * CHUNK + c)
                 if a < num_rows:
                     at = a * channels + first + c
-                    x = load(values, at)
+                    x = load(values, a * step + first + c)
                     store(grad_values, at, load(grad_values, at) + where_equal(x, top, slope, zero))
                 else:
                     at = (a - num_rows) * CHUNK + c

@@ -1,8 +1,9 @@
 """Chooses the shapes of programs, runs the Triton kernels, and joins what they leave in pieces.
 
-Everything is chosen from the sizes of tensors: nothing on the device is read, so no call waits for it, and a call can
-be captured in a CUDA graph. Arguments and shapes: `graphattn/ops/_impl/fused.py`. A type of edges that there is not,
-which the CPU refuses, gives its target NaN: to raise an error would be to wait.
+Everything is chosen from the sizes of tensors, and for large calls from what `tuning` found before: nothing on the
+device is read, so no call but the first of its class waits for it, and a call can be captured in a CUDA graph.
+Arguments and shapes: `graphattn/ops/_impl/fused.py`. A type of edges that there is not, which the CPU refuses, gives
+its target NaN: to raise an error would be to wait.
 """
 
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from graphattn.ops._impl.triton import kernels
+from graphattn.ops._impl.triton import kernels, tuning
 
 # A chunk is the longest row that one program serves alone, or 1 / MAX_CHUNKS of all edges if that is more: so what the
 # pieces of longer rows take is bounded, whatever the graph.
@@ -20,8 +21,6 @@ MIN_CHUNK, MAX_CHUNKS = 512, 2048
 # Numbers of keys or values that a program of 128 threads holds at once: 32 a thread, for float32. Values follow keys
 # into the same registers, and as many again are left for sums and addresses.
 TILE_NUMBERS = 4096
-# Edges of a lane that are loaded at once: enough that their loads hide each other's latency.
-MAX_BLOCK = 32
 MAX_LANES = 64
 NUM_WARPS = 4
 FLAT_BLOCK = 1024  # numbers of a program that takes them one by one
@@ -63,7 +62,7 @@ class Call(NamedTuple):
         needs those of so many tables at a time."""
         numbers = TILE_NUMBERS // (2 * tables if self.dtype == torch.float64 else tables)
         degree = triton.cdiv(rows.owner.shape[0] * repeat, max(1, rows.count))
-        block = min(MAX_BLOCK, _power_of_two(degree), max(1, numbers // width))
+        block = min(tuning.MAX_BLOCK, _power_of_two(degree), max(1, numbers // width))
         lanes = max(1, min(MAX_LANES, numbers // (block * width), _power_of_two(rows.count * rows.heads)))
         return {"LANES": lanes, "BLOCK": block, **self.types()}
 
@@ -228,14 +227,20 @@ def logits_backward(
     return tuple(query.new_empty(0, dtype=torch.float32) if grad is None else grad for grad in grads)
 
 
-def _run_on_rows(kernel, rows, outputs, *, LANES, **settings):
+def _run_on_rows(kernel, rows, outputs, *, LANES, BLOCK, **settings):
     num_lanes = rows.count * rows.heads
-    if num_lanes:
-        longest = rows.chunk if rows.num_chunks else rows.owner.shape[0]
-        kernel[(triton.cdiv(num_lanes, LANES),)](
+    if not num_lanes:
+        return
+    longest = rows.chunk if rows.num_chunks else rows.owner.shape[0]
+
+    def run(tile):
+        kernel[(triton.cdiv(num_lanes, tile.lanes),)](
             **outputs, **settings, num_rows=rows.count, num_edges=rows.owner.shape[0], chunk=longest,
-            LANES=LANES, IS_SPLIT=False, num_warps=NUM_WARPS,
+            LANES=tile.lanes, BLOCK=tile.block, IS_SPLIT=False, num_warps=tile.warps,
         )  # fmt: skip
+
+    sizes_suggest = tuning.Tile(LANES, BLOCK, NUM_WARPS)
+    run(tuning.chosen(kernel, {**outputs, **settings}, rows, sizes_suggest, run))
 
 
 def _run_on_pieces(kernel, rows, outputs, *, LANES, **settings):
