@@ -12,6 +12,8 @@ from torch import Tensor
 
 from graphattn.graph import AttentionGraph
 from graphattn.graph.convert.flex import MAX_TILES
+from graphattn.graph.copies import Copies, copies_of
+from graphattn.graph.plan import Plan
 from graphattn.graph.validate import MAX_ENUMERATED_EDGES
 from graphattn.ops._arguments import HALF, Terms
 from graphattn.ops._costs import constants_for
@@ -247,6 +249,10 @@ def run_attention(
     dtype = query.dtype
     if more is not None and not (impl == "blocks" and dtype not in HALF and blocks.reads_apart(query, graph.plan())):
         key, value, more = torch.cat([key, more[0]]), torch.cat([value, more[1]]), None
+    plan = None
+    if impl == "blocks" and reads_copies(graph, query.device, _is_plain(terms)):
+        source, plan = _copies(graph)
+        impl, key, value = "fused", key.index_select(0, source), value.index_select(0, source)
     # these read half precision, but what edge features add to fused's output must not be rounded before the sum
     if impl == "blocks":
         reads_half = takes_varlen(graph, query.device, dtype, _is_plain(terms))
@@ -260,7 +266,7 @@ def run_attention(
         if impl == "flex":
             return flex.attention(query, key, value, _block_mask(graph), scale=terms.scale, needs_lse=needs_lse)
         if impl == "fused" and _has_few_types(terms):
-            out, lse = _run_typed(query, key, value, graph, terms)
+            out, lse = _run_typed(query, key, value, plan or graph.enumerate().plan(), terms)
             return out.to(dtype), lse
         terms = terms.listed()
         if impl == "dense":
@@ -268,7 +274,7 @@ def run_attention(
             given = {name: term for name, term in terms._asdict().items() if name != "edge_type"}
             out, dense_lse = dense.attention(query, key, value, plan, **given)
             return out.to(dtype), dense_lse
-        out, out_attr, lse = _run_folded(impl, query, key, value, graph, terms, needs_lse, more)
+        out, out_attr, lse = _run_folded(impl, query, key, value, graph, terms, needs_lse, more, plan)
         out = _add_edge_values(impl, out, out_attr, terms)
     return out.to(dtype), lse
 
@@ -396,8 +402,12 @@ def _run_folded(
     terms: Terms,
     needs_lse: bool,
     more: tuple[Tensor, Tensor] | None,
+    plan: Plan | None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Runs an implementation that takes edge features on the node side: q·(W a) = (Wᵀq)·a."""
+    """Runs an implementation that takes edge features on the node side: q·(W a) = (Wᵀq)·a.
+
+    Another plan than that of the listed graph is `plan`.
+    """
     shared: dict[str, Any] = {
         "query_attr": _query_attr(impl, query, terms),
         "scale": terms.scale,
@@ -411,7 +421,7 @@ def _run_folded(
         "edge_gate": terms.edge_gate,
     }
     if impl != "blocks":
-        plan = graph.enumerate().plan()
+        plan = plan or graph.enumerate().plan()
         return _FOLDED[impl].attention(query, key, value, plan, head_mask=plan.head_mask, **shared, **per_edge)
     plan = graph.plan()
     rest = None
@@ -434,6 +444,27 @@ def _run_folded(
     return blocks.attention(query, key, value, plan, **options, **shared, **per_edge)
 
 
+def reads_copies(graph: AttentionGraph, device: torch.device, is_plain: bool) -> bool:
+    """Returns whether blocks run through fused, over copies of their sources that lie in ranges.
+
+    Args:
+        is_plain: as in `takes_varlen`.
+    """
+    if is_plain or graph.blocks is None or device.type != "cpu" or not has_numba() or torch.compiler.is_compiling():
+        return False
+    plan = graph.plan()
+    has_places = plan.buckets[0].first is not None and plan.head_mask is None
+    return has_places and graph.num_edges <= MAX_ENUMERATED_EDGES
+
+
+def _copies(graph: AttentionGraph) -> Copies:
+    """Returns the copies of a graph's sources, made once a graph."""
+    if "copies" not in graph.notes:
+        with torch.inference_mode(False):  # kept, so they must serve training as well
+            graph.notes["copies"] = copies_of(graph.plan())
+    return graph.notes["copies"]
+
+
 def takes_varlen(graph: AttentionGraph, device: torch.device, dtype: torch.dtype, is_plain: bool) -> bool:
     """Returns whether blocks run as sequences of variable length, not padded.
 
@@ -454,9 +485,7 @@ def _has_few_types(terms: Terms) -> bool:
     return terms.edge_type is not None and rows <= MAX_TYPES
 
 
-def _run_typed(
-    query: Tensor, key: Tensor, value: Tensor, graph: AttentionGraph, terms: Terms
-) -> tuple[Tensor, Tensor | None]:
+def _run_typed(query: Tensor, key: Tensor, value: Tensor, plan: Plan, terms: Terms) -> tuple[Tensor, Tensor | None]:
     """Runs fused over types of edges: what a type adds to a logit is a number per target and head, and values gather
     the sum of its weights: Σ_e w_e W a_e = Σ_t (Σ_{e of type t} w_e) W a_t."""
     table, bias, key_weight, value_weight = (
@@ -477,7 +506,6 @@ def _run_typed(
     if query_attr is None:
         rows = (table if table is not None else bias).shape[0]  # type: ignore[union-attr]
         query_attr = wide.new_zeros(*query.shape[:2], rows)
-    plan = graph.enumerate().plan()
     out, type_weight, lse = fused.attention(
         query, key, value, plan,
         query_attr=query_attr,

@@ -4,7 +4,7 @@ import torch
 
 from graphattn.graph import AttentionGraph
 from graphattn.ops._arguments import HALF
-from graphattn.ops._dispatch import TILE, Sizes, takes_varlen
+from graphattn.ops._dispatch import TILE, Sizes, reads_copies, takes_varlen
 
 
 def variant(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
@@ -46,6 +46,8 @@ def _of_blocks(graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
     if takes_varlen(graph, sizes.device, sizes.dtype, not reads_edges):
         kernel = "flash" if sizes.dtype in HALF else "memory-efficient"
         return f"sequences of variable length, unpadded, by torch's {kernel} kernel{beside}"
+    if reads_copies(graph, sizes.device, not reads_edges):
+        return "Numba, over copies of the sources that lie in ranges"
     if sizes.device.type == "cpu" and not reads_edges:
         return f"unpadded{beside}"
     num_shapes = len(plan.buckets)

@@ -343,8 +343,9 @@ def edge_logits(
 def explain(query: Tensor, graph: AttentionGraph, *, value_dim: int | None = None, reads_edges: bool = False) -> None:
     """Prints which implementation `impl="auto"` takes, what it expects of each, why others lost, by whose constants.
 
-    Also which of its kernels the choice runs, the bytes that the call moves at least, and, where a calibration measured
-    how fast this machine copies, what share of that memory floor is expected to be reached.
+    Also which of its kernels the choice runs, the bytes that the call moves at least, where each head has keys of its
+    own, and, where a calibration measured how fast this machine copies, what share of that memory floor is expected to
+    be reached.
 
     Args:
         query: [num_dst_nodes, num_heads, head_dim]; only its sizes, dtype and device matter.

@@ -205,6 +205,18 @@ def test_log_sum_exp_and_its_gradients_equal_those_of_dense(graph: AttentionGrap
         assert_close(attend_with_lse(graph, impl, inputs), attend_with_lse(graph, "dense", inputs), **EXACT)
 
 
+@pytest.mark.parametrize("terms", [terms for terms in TERMS if terms not in ("nothing else", "scale", "head_gate")])
+@pytest.mark.parametrize("name", [name for name, graph in GRAPHS.items() if graph.blocks is not None])
+def test_blocks_equal_dense_where_they_are_padded(name: str, terms: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without Numba, in a compiled region, and on CUDA."""
+    monkeypatch.setattr(dispatch, "reads_copies", lambda *call: False)
+    graph = GRAPHS[name]
+    inputs = features(graph) | TERMS[terms](graph.num_edges, NUM_HEADS)
+    if serves("blocks", graph, inputs):
+        check_agreement(graph, "blocks", inputs)
+        assert_close(attend_with_lse(graph, "blocks", inputs), attend_with_lse(graph, "dense", inputs), **EXACT)
+
+
 @pytest.mark.parametrize("impl", FAST)
 @pytest.mark.parametrize("terms", ["nothing else", "everything"])
 @pytest.mark.parametrize("heads, key_heads", [(3, 1), (6, 3), (6, 2)])
@@ -960,6 +972,7 @@ def in_two(first: int, more: int) -> dict[str, tuple[Tensor, Tensor]]:
 
 MISTAKES: list[tuple[Inputs, type[Exception], str]] = [
     ({"graph": WINDOW.edge_index}, TYPE, "graph must be an AttentionGraph, got Tensor. * from_edge_index"),
+    ({"query": [1.0]}, TYPE, "query must be a tensor, got list. Join tables with torch.cat"),
     ({"query": drawn(11, 15)}, VALUE, "query must have shape * got [11, 15]. Split the heads"),
     ({"value": drawn(2, 11, 3, 5)}, VALUE, "value must have shape * got [2, 11, 3, 5]. * join a batch"),
     ({"key": torch.ones(11, 3, 5).long()}, TYPE, "key must have a floating dtype, got torch.int64. Call key.float()"),
@@ -972,7 +985,7 @@ MISTAKES: list[tuple[Inputs, type[Exception], str]] = [
     (in_two(7, 4) | {"value": (drawn(7, 3, 7), drawn(4, 3, 7).float())}, VALUE, "value must be a pair * torch.float32"),
     (in_two(7, 4) | {"value": (drawn(6, 3, 7), drawn(5, 3, 7))}, VALUE, "value must * 7 and 4, got 6 and 5. Cut both"),
     (in_two(7, 4) | {"value": (drawn(7, 3, 7), drawn(3, 3, 7))}, VALUE, "value must * 7 and 4, got 7 and 3. Cut both"),
-    ({"key": (drawn(),) * 2, "value": (drawn(),) * 2}, VALUE, "key must have shape * got []. Split the heads"),
+    ({"key": (torch.ones(()),) * 2, "value": (torch.ones(()),) * 2}, VALUE, "key must have shape * got []. Split"),
     (in_two(7, 5), VALUE, "key must have num_src_nodes = 11 rows, got 7 and 5. * one per source"),
     ({"key": drawn(11, 2, 5)}, VALUE, "key must have a number of heads that divides query's 3, got 2. Grouped heads"),
     ({"key": drawn(11, 0, 5)}, VALUE, "key must have a number of heads that divides query's 3, got 0. Grouped heads"),
@@ -1025,6 +1038,16 @@ def test_a_mistake_is_named_with_its_rule_its_value_and_the_next_step(
 ) -> None:
     with pytest.raises(error, match=".*".join(re.escape(part) for part in advice.split(" * "))):
         graph_attention(**{**features(WINDOW), "graph": WINDOW, **wrong})
+
+
+def test_two_tables_are_refused_by_verbs_that_do_not_take_them() -> None:
+    given = {"query": features(WINDOW)["query"], "graph": WINDOW}
+    for verb in (attention_weights, edge_logits):
+        with pytest.raises(TypeError, match=r"key must be a tensor, got tuple\. Join tables with torch.cat"):
+            verb(key=in_two(7, 4)["key"], **given)
+    for verb in (attention_with_weights, attention_with_lse):
+        with pytest.raises(TypeError, match=r"key must be a tensor, got tuple\. Join tables with torch.cat"):
+            verb(**in_two(7, 4), **given)
 
 
 @pytest.mark.parametrize("impl", ["dense", "scatter", "gather", "fused"])

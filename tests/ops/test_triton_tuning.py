@@ -132,12 +132,16 @@ def test_a_broken_file_costs_nothing_but_the_tuning(text, timed: list[Tile], pat
     tuning.forget()
     check_against_reference(GRAPH, make_inputs(GRAPH, TERMS["plain"]), **EXACT)
     assert (len(timed) == number) == (text is not None)  # what was written replaced it
+    assert list(path.parent.iterdir()) == [path]
 
 
-def test_numbers_in_the_file_that_are_no_shape_are_left_out(timed: list[Tile], path: Path) -> None:
+@pytest.mark.parametrize("numbers", [[3, 5, 4], [0, 4, 4], [-4, 4, 4], [4, 4], [float("inf")] * 3])
+def test_numbers_in_the_file_that_are_no_shape_are_left_out(
+    numbers: list[float], timed: list[Tile], path: Path
+) -> None:
     run_fused(GRAPH, make_inputs(GRAPH, TERMS["plain"]))
     record = json.loads(path.read_text())
-    record["tiles"] = {key: [3, 5, 4] for key in record["tiles"]}
+    record["tiles"] = dict.fromkeys(record["tiles"], numbers)
     path.write_text(json.dumps(record))
     tuning.forget()
     number = len(timed)

@@ -31,10 +31,12 @@ def askers_of(pair: Pair) -> Askers:
     (True, False)
     """
     notes = pair.summarise.notes
-    if "askers" not in notes:
+    token, askers = notes.get("askers", (None, None))
+    if askers is None or token is not pair.asker:  # pairs may share a graph
         with torch.inference_mode(False):  # kept, so they must serve training as well
-            notes["askers"] = _read(pair)
-    return notes["askers"]
+            askers = _read(pair)
+        notes["askers"] = pair.asker, askers
+    return askers
 
 
 def _read(pair: Pair) -> Askers:

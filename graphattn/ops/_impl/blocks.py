@@ -2,8 +2,9 @@
 
 Three ways lead there. Small plain blocks on the CPU run through a kernel of our own, which gathers and merges on its
 way, so that nothing but its results is ever made. Large ones, or all where Numba is missing, run one shape at a time,
-unpadded, through torch's flash kernel, which holds nothing of the size of pairs. Whatever is told per edge, and every
-other device, takes batched products over buckets, padded to one shape each.
+unpadded, through torch's flash kernel, which holds nothing of the size of pairs. Every other device, and what is told
+per edge where Numba is missing, takes batched products over buckets, padded to one shape each. (Where it is there,
+calls that tell something per edge do not come here: `fused` serves them over copies of the sources, `graph/copies.py`.)
 
 A target that several parts serve (two blocks, or a block and edges) attends over the parts: with the log-sum-exp of
 part p as its score, out = Σ_p softmax(lse)_p · out_p, which is the softmax over the union. Backward, the weights of

@@ -1,5 +1,7 @@
 """Who asks: the queries of abstractions are those of the tokens that a pair names."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -43,3 +45,8 @@ def test_what_is_read_in_inference_mode_serves_training() -> None:
     with torch.inference_mode():
         token = askers_of(pair).token
     assert not token.is_inference()
+
+
+def test_pairs_that_share_a_graph_have_their_own_askers() -> None:
+    pair = axial_rowmajor(12, width=3, causal=True)
+    assert askers_of(pair).are_all and not askers_of(replace(pair, asker=None)).are_all and askers_of(pair).are_all

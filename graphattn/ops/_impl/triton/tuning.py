@@ -150,11 +150,9 @@ def _read() -> dict[str, Tile]:
         if record["format"] != FORMAT or record["versions"] != _versions():
             return {}
         found = {key: Tile(*map(int, numbers)) for key, numbers in record["tiles"].items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return {}
-    return {
-        key: tile for key, tile in found.items() if all(number == triton.next_power_of_2(number) for number in tile)
-    }
+    return {key: tile for key, tile in found.items() if all(x > 0 and x == triton.next_power_of_2(x) for x in tile)}
 
 
 def _write(key: str, tile: Tile) -> None:
@@ -166,3 +164,5 @@ def _write(key: str, tile: Tile) -> None:
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         os.replace(unfinished, path())
+    with contextlib.suppress(OSError):
+        unfinished.unlink(missing_ok=True)
