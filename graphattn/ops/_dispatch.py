@@ -471,7 +471,9 @@ def takes_varlen(graph: AttentionGraph, device: torch.device, dtype: torch.dtype
     Args:
         is_plain: whether the call passes neither per-edge arguments nor dropout nor logit_clip.
     """
-    return is_plain and graph.blocks is not None and varlen.serves(graph.plan(), device, dtype)
+    if not is_plain or graph.blocks is None or not varlen.serves(graph.plan(), device, dtype):
+        return False
+    return is_proved("varlen", device)
 
 
 def _is_plain(terms: Terms) -> bool:

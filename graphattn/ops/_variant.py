@@ -5,6 +5,7 @@ import torch
 from graphattn.graph import AttentionGraph
 from graphattn.ops._arguments import HALF
 from graphattn.ops._dispatch import TILE, Sizes, reads_copies, takes_varlen
+from graphattn.ops._impl import varlen
 
 
 def variant(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
@@ -44,7 +45,8 @@ def _of_blocks(graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
     plan = graph.plan()
     beside = " and the edges beside them" if plan.src.shape[0] else ""
     if takes_varlen(graph, sizes.device, sizes.dtype, not reads_edges):
-        kernel = "flash" if sizes.dtype in HALF else "memory-efficient"
+        is_flash = varlen.takes_flash(sizes.dtype, max(sizes.head_dim, sizes.value_dim), sizes.device)
+        kernel = "flash" if is_flash else "memory-efficient"
         return f"sequences of variable length, unpadded, by torch's {kernel} kernel{beside}"
     if reads_copies(graph, sizes.device, not reads_edges):
         return "Numba, over copies of the sources that lie in ranges"

@@ -27,9 +27,9 @@ from graphattn.graph import AttentionGraph
 from graphattn.graph.blocks import bicliques
 from graphattn.graph.ragged import node_ptr
 from graphattn.ops._costs import FORMAT, NAMES, constants_for, costs_file
-from graphattn.ops._dispatch import Sizes, growth, reason_against
+from graphattn.ops._dispatch import Sizes, growth, reason_against, takes_varlen
 from graphattn.ops.attention import graph_attention
-from graphattn.ops.capability import needs_proof, runs_on
+from graphattn.ops.capability import needs_proof, runs_on, trusting
 
 # (kind, number of nodes, degree); cliques have as many nodes each as their degree, molecules about as many
 CASES = (
@@ -86,26 +86,28 @@ def calibrate(
     cases = CASES if cases is None else cases
     seconds = SECONDS if seconds is None else seconds
     proved = {}
-    for impl in NAMES:
+    for impl in (*NAMES, "varlen"):
         if needs_proof(impl, device) and runs_on(impl, device):
             report(f"proving {impl}")
             reason = disproof(impl, device)
             proved[impl] = reason is None
             if reason is not None:
-                warnings.warn(f"impl={impl!r} is left out on {device.type}: {reason}.", stacklevel=2)
+                named = "the unpadded way of blocks" if impl == "varlen" else f"impl={impl!r}"
+                warnings.warn(f"{named} is left out on {device.type}: {reason}.", stacklevel=2)
     timed = [impl for impl in NAMES if proved.get(impl, True)]
     rows: dict[str, list[list[float]]] = {impl: [] for impl in timed}
     measured: dict[str, list[float]] = {impl: [] for impl in timed}
-    for number, (kind, num_nodes, degree) in enumerate(cases):
-        report(f"measuring {number + 1} of {len(cases)}: {kind}, {num_nodes:,} nodes, {degree:,} keys")
-        graph = make_graph(kind, num_nodes, degree).to(device)
-        for num_heads, head_dim in HEADS:
-            sizes = Sizes(num_heads, head_dim, head_dim, torch.float32, device)
-            for impl in timed:
-                if _is_worth_knowing(impl, graph, sizes):
-                    amounts = growth(impl, graph, sizes)
-                    rows[impl].append([amounts[name] for name in NAMES[impl]])
-                    measured[impl].append(_microseconds(impl, graph, sizes, seconds))
+    with trusting(*(impl for impl, is_right in proved.items() if is_right)):
+        for number, (kind, num_nodes, degree) in enumerate(cases):
+            report(f"measuring {number + 1} of {len(cases)}: {kind}, {num_nodes:,} nodes, {degree:,} keys")
+            graph = make_graph(kind, num_nodes, degree).to(device)
+            for num_heads, head_dim in HEADS:
+                sizes = Sizes(num_heads, head_dim, head_dim, torch.float32, device)
+                for impl in timed:
+                    if _is_worth_knowing(impl, graph, sizes):
+                        amounts = growth(impl, graph, sizes)
+                        rows[impl].append([amounts[name] for name in NAMES[impl]])
+                        measured[impl].append(_microseconds(impl, graph, sizes, seconds))
     costs, off = {}, {}
     for impl in timed:
         found, off[impl] = _fit(rows[impl], measured[impl])
@@ -116,9 +118,9 @@ def calibrate(
 def disproof(impl: str, device: torch.device) -> str | None:
     """Returns in words where an implementation differs from `dense`, or fails; None if it is right all over.
 
-    Calls that it cannot serve say nothing; if it serves none, that is the reason.
+    Calls that it cannot serve say nothing; if it serves none, that is the reason. "varlen" is how blocks run unpadded.
     """
-    num_served = 0
+    num_served, named = 0, "blocks" if impl == "varlen" else impl
     for kind, num_nodes, degree in PROOFS:
         graph = make_graph(kind, num_nodes, degree)
         there = graph.to(device)
@@ -126,12 +128,16 @@ def disproof(impl: str, device: torch.device) -> str | None:
             sizes = Sizes(4, 16, 16, dtype, device)
             for name, leaves, options in _calls(graph, sizes):
                 also = ("logit_clip",) if "logit_clip" in options else ()
-                if reason_against(impl, there, sizes, name != "plain", also) is not None:
+                if reason_against(named, there, sizes, name != "plain", also) is not None:
                     continue
+                with trusting(impl):
+                    if impl == "varlen" and not takes_varlen(there, device, dtype, name == "plain"):
+                        continue
                 num_served += 1
                 case = f"{kind}, {num_nodes} nodes, {degree} keys, {name}, {dtype}"
                 try:
-                    found = _results(impl, there, leaves, options)
+                    with trusting(impl):
+                        found = _results(named, there, leaves, options)
                 except Exception as error:  # whatever a compiler or a driver comes up with
                     return f"{case} fails: {type(error).__name__}: {error}"[:500]
                 right = _results("dense", graph, {key: x.detach().cpu().double() for key, x in leaves.items()}, options)

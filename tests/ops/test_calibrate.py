@@ -286,3 +286,15 @@ def test_graphs_are_of_the_kind_that_they_are_called(kind: str) -> None:
 def test_the_graphs_that_are_measured_can_be_made() -> None:
     assert all(degree <= num_nodes for _, num_nodes, degree in CASES)
     assert {kind for kind, _, _ in CASES} == {"window", "random", "cliques", "molecules"}
+
+
+def test_blocks_are_timed_padded_where_their_unpadded_way_is_not_proved(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration_module, "PROOFS", (("molecules", 64, 16),))
+    monkeypatch.setitem(capability._UNPROVED, "varlen", ("cpu",))
+    with pytest.warns(UserWarning, match="the unpadded way of blocks is left out on cpu: it serves no call there"):
+        calibration = calibrate(TINY, seconds=0.001)
+    assert calibration.proved == {"varlen": False} and "blocks" in calibration.costs
+    save(calibration)
+    assert "blocks" in constants_for("cpu").by_impl and not capability.is_proved("varlen", "cpu")

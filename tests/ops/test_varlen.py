@@ -5,8 +5,9 @@ promise and ask for: one width, a multiple of 8; int32 offsets; natural log-sum-
 32 rows a sequence. test_cuda.py runs the kernels themselves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +18,12 @@ from torch.testing import assert_close
 from graphattn.connectivity import full
 from graphattn.graph import AttentionGraph, disjoint_union
 from graphattn.graph.rules import is_causal
+from graphattn.ops import _costs as costs
 from graphattn.ops import _dispatch as dispatch
 from graphattn.ops import attention_with_lse, graph_attention
+from graphattn.ops._costs import constants_for
 from graphattn.ops._impl import varlen
+from graphattn.ops.capability import trusting
 from tests.ops.graphs import GRAPHS as COMMON
 from tests.ops.graphs import block, edges, with_blocks
 
@@ -285,7 +289,26 @@ def test_there_is_no_second_derivative(kernels: str) -> None:
 # --- who is served -------------------------------------------------------------------------------------------------
 
 
-def test_plain_calls_on_cuda_are_served_where_blocks_are_full_or_causal_squares() -> None:
+@pytest.fixture
+def trusted() -> Iterator[None]:
+    with trusting("varlen"):
+        yield
+
+
+def test_auto_pads_on_cuda_until_a_calibration_there_proved_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GRAPHATTN_COSTS", str(tmp_path / "costs.json"))
+    constants_for.cache_clear()
+    call = GRAPHS["a batch"], torch.device("cuda"), torch.float32, True
+    assert not dispatch.takes_varlen(*call)
+    with trusting("varlen"):
+        assert dispatch.takes_varlen(*call)
+    assert not dispatch.takes_varlen(*call)
+    constants = constants_for("cuda")
+    monkeypatch.setattr(costs, "constants_for", lambda device: constants._replace(proved=frozenset({"varlen"})))
+    assert dispatch.takes_varlen(*call)
+
+
+def test_plain_calls_on_cuda_are_served_where_blocks_are_full_or_causal_squares(trusted: None) -> None:
     cuda, staircase = torch.device("cuda"), full(11).keep_sources(EVEN).keep(is_causal)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         assert all(dispatch.takes_varlen(graph, cuda, dtype, True) for graph in GRAPHS.values())

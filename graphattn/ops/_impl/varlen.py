@@ -181,7 +181,12 @@ def _backward_of(q: Tensor):
 
 
 def _takes_flash(q: Tensor) -> bool:
-    return q.dtype in HALF and q.shape[-1] <= MAX_FLASH_WIDTH and has_flash(q.device)
+    return takes_flash(q.dtype, q.shape[-1], q.device)
+
+
+def takes_flash(dtype: torch.dtype, width: int, device: torch.device) -> bool:
+    """Returns whether calls of such heads run through the flash kernel, not the memory-efficient one."""
+    return dtype in HALF and width <= MAX_FLASH_WIDTH and has_flash(device)
 
 
 @lru_cache
