@@ -127,9 +127,20 @@ def mixes_examples(impl: str, graph: AttentionGraph) -> bool:
     return impl in (*_MOST_PAIRS, "flex") and (graph.num_graphs > 1 or not graph.is_square)
 
 
-def estimate(impl: str, graph: AttentionGraph, sizes: Sizes) -> float:
-    """Returns the expected time of forward and backward in microseconds."""
+def estimate(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool = False) -> float:
+    """Returns the expected time of forward and backward in microseconds.
+
+    What is told per edge counts only where it changes the way to run.
+    """
     by_impl = constants_for(sizes.device.type).by_impl
+    if impl == "blocks" and reads_copies(graph, sizes.device, is_plain=not reads_edges):
+        plan = graph.plan()
+        assert plan.groups is not None
+        num_inside = graph.num_edges - plan.src.numel()
+        ranged = _of_edges("fused", graph.num_dst_nodes, graph.num_edges, num_inside, sizes)
+        return _total(by_impl["fused"], ranged) + _total(
+            {"row": by_impl["blocks"]["row"]}, {"row": plan.groups.src.numel() * sizes.num_heads / 1e3}
+        )
     time = _total(by_impl[impl], growth(impl, graph, sizes))
     num_rest = graph.plan().src.numel() if impl == "blocks" and graph.blocks is not None else 0
     if num_rest:  # edges outside blocks are served first
@@ -212,7 +223,7 @@ def _cheapest(graph: AttentionGraph, sizes: Sizes, reads_edges: bool, also: tupl
     if len(able) == 1:  # in a compiled region, which must not read a file, it is
         return able[0]
     able = [impl for impl in able if is_estimated(impl, sizes.device)] or able[:1]
-    return min(able, key=lambda impl: estimate(impl, graph, sizes))
+    return min(able, key=lambda impl: estimate(impl, graph, sizes, reads_edges))
 
 
 def resolve(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool, also: tuple[str, ...] = ()) -> str:

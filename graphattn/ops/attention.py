@@ -363,7 +363,7 @@ def explain(query: Tensor, graph: AttentionGraph, *, value_dim: int | None = Non
     chosen = choose(graph, sizes, reads_edges)
     print(repr(graph))
     print(f"  {sizes.num_heads} heads × {sizes.head_dim}, {sizes.dtype} on {sizes.device}: auto takes {chosen!r}")
-    best = estimate(chosen, graph, sizes)
+    best = estimate(chosen, graph, sizes, reads_edges)
     for impl in IMPLEMENTATIONS:
         reason = reason_against(impl, graph, sizes, reads_edges)
         if reason is not None:
@@ -372,7 +372,7 @@ def explain(query: Tensor, graph: AttentionGraph, *, value_dim: int | None = Non
         if not is_estimated(impl, sizes.device):
             print(f"  {impl:8} can, if it is named: {_why_only_named(impl)}")
             continue
-        expected = estimate(impl, graph, sizes)
+        expected = estimate(impl, graph, sizes, reads_edges)
         verdict = "chosen" if impl == chosen else f"{expected / best:.1f} times the chosen one"
         if impl != chosen and mixes_examples(impl, graph):
             verdict += "; a NaN of one example would reach the others of its batch"

@@ -183,6 +183,15 @@ def test_a_window_in_order_is_cheaper_for_fused_than_one_out_of_order() -> None:
     assert dispatch.estimate("scatter", window, sizes()) == dispatch.estimate("scatter", moved, sizes())
 
 
+def test_with_terms_of_edges_auto_copies_sources_only_where_they_lie_apart() -> None:
+    sampled = full(2048).keep_sources(torch.arange(2048) % 8 == 0)
+    molecules = full(torch.tensor([24] * 64))
+    assert dispatch.choose(sampled, sizes(8, 64), True) == "blocks"
+    assert dispatch.choose(molecules, sizes(8, 8), True) == "fused"
+    as_ranges = dispatch.estimate("fused", molecules, sizes(8, 8))
+    assert dispatch.estimate("blocks", molecules, sizes(8, 8), True) > as_ranges
+
+
 def test_auto_takes_blocks_for_large_full_attention_and_never_dense_for_large_sparse_graphs() -> None:
     assert dispatch.choose(full(1024), sizes(8, 64), False) == "blocks"
     assert dispatch.choose(sliding_window(4096, 16), sizes(8, 64), False) == "fused"
