@@ -479,7 +479,7 @@ def combiner_table(rows: list[dict]) -> list[str]:
     first = rows[0]
     lines = [
         f"4 heads × 32, {'causal' if first['causal'] else 'bidirectional'}, √L tokens per segment or row, float32,",
-        "zero_grad, forward, loss, backward: attention alone, without projections on either side, and the whole layer,",
+        "forward, loss, backward, zero_grad: attention alone, without projections on either side, and the whole layer,",
         "with the same projections on both. Median ms (minimum–maximum) of interleaved rounds, time of dense attention",
         "(torch's fused kernel) over it round by round, and the resident memory that a step adds, beside that of dense",
         "attention which holds all pairs, computed (\\*) from a smaller length where it does not fit. Exponents of L",
