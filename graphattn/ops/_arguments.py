@@ -85,6 +85,11 @@ def check_tables(
     return query, key, value, (more_key.to(key.dtype), more_value.to(value.dtype))
 
 
+def joined_rows(rows: Tensor, more: Tensor | None) -> Tensor:
+    """Returns rows and those that follow them in one tensor."""
+    return rows if more is None else torch.cat([rows, more])
+
+
 def _is_pair(tables: Tables) -> TypeGuard[tuple[Tensor, Tensor]]:
     return isinstance(tables, tuple) and len(tables) == 2 and all(isinstance(table, Tensor) for table in tables)
 

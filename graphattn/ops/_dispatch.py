@@ -15,7 +15,7 @@ from graphattn.graph.convert.flex import MAX_TILES
 from graphattn.graph.copies import Copies, copies_of
 from graphattn.graph.plan import Plan
 from graphattn.graph.validate import MAX_ENUMERATED_EDGES
-from graphattn.ops._arguments import HALF, Terms
+from graphattn.ops._arguments import HALF, Terms, joined_rows
 from graphattn.ops._costs import constants_for
 from graphattn.ops._impl import blocks, dense, flex, fused, gather, scatter, sdpa, varlen
 from graphattn.ops._impl.projection import project_heads
@@ -258,8 +258,8 @@ def run_attention(
     Keys and values of the sources after those of `key` and `value` are `more`.
     """
     dtype = query.dtype
-    if more is not None and not (impl == "blocks" and dtype not in HALF and blocks.reads_apart(query, graph.plan())):
-        key, value, more = torch.cat([key, more[0]]), torch.cat([value, more[1]]), None
+    if more is not None and not (impl == "blocks" and _is_plain(terms) and blocks.reads_apart(query, graph.plan())):
+        key, value, more = joined_rows(key, more[0]), joined_rows(value, more[1]), None
     plan = None
     if impl == "blocks" and reads_copies(graph, query.device, _is_plain(terms)):
         source, plan = _copies(graph)

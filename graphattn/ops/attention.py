@@ -25,7 +25,15 @@ import torch
 from torch import Tensor
 
 from graphattn.graph import AttentionGraph
-from graphattn.ops._arguments import HALF, Terms, check_features, check_head_gate, check_tables, check_terms
+from graphattn.ops._arguments import (
+    HALF,
+    Terms,
+    check_features,
+    check_head_gate,
+    check_tables,
+    check_terms,
+    joined_rows,
+)
 from graphattn.ops._costs import NAMES, constants_for
 from graphattn.ops._dispatch import (
     IMPLEMENTATIONS,
@@ -423,7 +431,7 @@ def _run(
     if not listeners:
         return run_attention(impl, query, key, value, graph, terms, needs_lse, more)
     if more is not None:
-        key, value = torch.cat([key, more[0]]), torch.cat([value, more[1]])
+        key, value = joined_rows(key, more[0]), joined_rows(value, more[1])
     listed, lse = graph.enumerate(), None
     # as the call would run unheard: types of edges run another way, and weights that nobody differentiates would slow
     # down the backward of a pass that makes them

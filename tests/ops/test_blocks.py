@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from graphattn.connectivity import full
 from graphattn.graph import AttentionGraph, Blocks, disjoint_union
 from graphattn.graph.rules import is_causal
+from graphattn.ops import _dispatch as dispatch
 from graphattn.ops import attention_with_lse, graph_attention
 from graphattn.ops._impl import blocks
 from tests import strategies
@@ -194,6 +195,31 @@ def test_sources_in_two_tables_are_those_of_one(name: str, num_more: int | str, 
     for sources in (pairs, {"key": joined["key"], "value": joined["value"]}):
         out = graph_attention(joined["query"], **sources, graph=graph, impl=impl if sources is pairs else "dense")
         found.append([out, *torch.autograd.grad(out, list(joined.values()), slope)])
+    assert_close(*found, **EXACT)
+
+
+@pytest.mark.parametrize("has_numba", [True, False])
+@pytest.mark.parametrize("terms", [("edge_bias",), ("edge_type", "edge_bias"), ("logit_clip",), ("dropout_p", "seed")])
+def test_sources_in_two_tables_serve_terms_of_edges(
+    terms: tuple[str, ...], has_numba: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "has_numba", lambda: has_numba)
+    graph = GRAPHS["sampled sources"]
+    joined, num_edges = inputs_of(graph), graph.num_edges
+    bias = torch.randn(num_edges, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    options = {
+        "edge_bias": bias[:4] if "edge_type" in terms else bias,
+        "edge_type": torch.arange(num_edges) % 4,
+        "logit_clip": 0.5,
+        "dropout_p": 0.4,
+        "seed": torch.tensor(5),
+    }
+    options = {name: options[name] for name in terms}
+    in_one, in_two = (joined["key"], joined["value"]), (cut(joined["key"], 4), cut(joined["value"], 4))
+    found = []
+    for sources, impl in ((in_one, "dense"), (in_two, "blocks")):
+        out = graph_attention(joined["query"], *sources, graph, impl=impl, **options)
+        found.append([out, *torch.autograd.grad(out.square().sum(), list(joined.values()))])
     assert_close(*found, **EXACT)
 
 

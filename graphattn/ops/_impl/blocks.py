@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graphattn.graph.plan import Bucket, Plan
+from graphattn.ops._arguments import HALF, joined_rows
 from graphattn.ops.capability import has_numba
 from graphattn.ops.dropout import dropout_factor
 from graphattn.ops.operators import make_operator, without_second
@@ -53,7 +54,7 @@ def attention(
     """Returns (out, out_attr, lse) as `scatter.attention` does, over the plan's blocks and over `rest`.
 
     Args:
-        more: keys and values of the sources after those of `key` and `value`; None if there are none.
+        more: keys and values of the sources after those of `key` and `value`, where a plain call `reads_apart`.
         edge_attr, edge_bias, edge_gate: per-edge tensors in the canonical order of the whole graph.
         rest: the same three results for the edges outside blocks, for all targets; None if there are none.
         needs_lse: whether the caller wants lse; without it plain blocks run through the fused dense kernels of torch
@@ -68,8 +69,6 @@ def attention(
         tables = key, value, *(more or (None, None))
         out, lse = block_attention(query, *tables, rest_out, rest_lse, *plan.groups, plan.covers_once, scale)
         return out, None, lse
-    if more is not None:
-        key, value = joined_rows(key, more[0]), joined_rows(value, more[1])
     query, key, value = (_Once.apply(x) for x in (query, key, value))
     query_attr, edge_attr, edge_bias, edge_gate = (
         None if x is None else _Once.apply(x) for x in (query_attr, edge_attr, edge_bias, edge_gate)
@@ -110,14 +109,11 @@ MIN_MASKED_ROWS = 32
 MAX_KERNEL_SOURCES = 512
 
 
-def joined_rows(rows: Tensor, more: Tensor | None) -> Tensor:
-    """Returns rows and those that follow them in one tensor."""
-    return rows if more is None else torch.cat([rows, more])
-
-
 def reads_apart(query: Tensor, plan: Plan) -> bool:
-    """Returns whether a plain call reads keys and values from two tables each."""
-    return runs_unpadded(query.device) and plan.groups is not None and not plan.src.shape[0]
+    """Returns whether a plain call, in no half precision, reads keys and values from two tables each."""
+    if query.dtype in HALF or not runs_unpadded(query.device):
+        return False
+    return plan.groups is not None and not plan.src.shape[0]
 
 
 def runs_unpadded(device: torch.device) -> bool:
