@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graph.plan import Plan
-from graphattn.graph.ragged import ragged_range
+from graphattn.graph.ragged import node_ptr, ragged_range
 
 
 class Copies(NamedTuple):
@@ -36,15 +36,11 @@ def copies_of(plan: Plan) -> Copies:
     ([1, 0, 2], [1, 2, 0, 1, 2], [0, 2, 3, 5, 5])
     """
     assert plan.groups is not None
-    dst, of_block, prefix, table = plan.groups
-    num_targets, num_sources = (torch.repeat_interleave(table[:, size], table[:, 0]) for size in (1, 2))
-    first_copy = torch.repeat_interleave(torch.cumsum(num_sources, 0) - num_sources, num_targets)  # of each row
-    degree = torch.diff(plan.target_ptr).index_add(0, dst, prefix)
-    target_ptr = torch.zeros_like(plan.target_ptr)
-    torch.cumsum(degree, 0, out=target_ptr[1:])
+    dst, of_block, prefix, _ = plan.groups
+    target_ptr = node_ptr(torch.diff(plan.target_ptr).index_add(0, dst, prefix))
     row, offset = ragged_range(prefix)
     src = torch.empty(row.numel() + plan.src.numel(), dtype=torch.int64, device=dst.device)
-    src[target_ptr[dst][row] + offset] = first_copy[row] + offset
+    src[target_ptr[dst][row] + offset] = plan.groups.first_source()[row] + offset
     source = of_block
     if plan.edge_id is not None and plan.src.numel():
         src[plan.edge_id] = of_block.numel() + plan.src

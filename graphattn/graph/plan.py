@@ -46,6 +46,16 @@ class Groups(NamedTuple):
     # t + 1 sources; whether rows read other prefixes than that or all sources
     table: Tensor
 
+    def num_sources(self) -> Tensor:
+        """Returns how many sources each block has, int64 [num_blocks]."""
+        return torch.repeat_interleave(self.table[:, 2], self.table[:, 0])
+
+    def first_source(self) -> Tensor:
+        """Returns where in `src` the block of each row begins, int64 [num_block_targets]."""
+        num_sources = self.num_sources()
+        num_targets = torch.repeat_interleave(self.table[:, 1], self.table[:, 0])
+        return torch.repeat_interleave(torch.cumsum(num_sources, 0) - num_sources, num_targets)
+
 
 class Sequences(NamedTuple):
     """All blocks in their own order, for kernels that take sequences of any length: nothing is padded or sorted."""
@@ -203,12 +213,10 @@ def _num_ranged(plan: Plan) -> int:
         low = plan.src[plan.target_ptr[:-1].clamp(max=plan.src.numel() - 1)]
         high = plan.src[(plan.target_ptr[1:] - 1).clamp(min=0)]
     if plan.groups is not None:
-        dst, src, prefix, table = plan.groups
-        num_targets, num_sources = (torch.repeat_interleave(table[:, size], table[:, 0]) for size in (1, 2))
-        start = torch.repeat_interleave(torch.cumsum(num_sources, 0) - num_sources, num_targets)
-        least, largest = running_range(src, torch.repeat_interleave(num_sources))
+        dst, src, prefix, _ = plan.groups
+        least, largest = running_range(src, torch.repeat_interleave(plan.groups.num_sources()))
         reads = prefix > 0
-        last_read = (start + prefix - 1)[reads]
+        last_read = (plan.groups.first_source() + prefix - 1)[reads]
         low, high = low.where(degree > 0, torch.iinfo(torch.int64).max), high.where(degree > 0, -1)
         low = low.scatter_reduce(0, dst[reads], least[last_read], "amin")
         high = high.scatter_reduce(0, dst[reads], largest[last_read], "amax")
