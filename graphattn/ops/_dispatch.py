@@ -5,6 +5,7 @@ The cost model: a call takes Σ constant · amount, and `growth` says what the a
 """
 
 import contextlib
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -119,12 +120,18 @@ def _missing_compiler(impl: str, device: torch.device) -> str | None:
     return None
 
 
-def mixes_examples(impl: str, graph: AttentionGraph) -> bool:
+def mixes_examples(impl: str, graph: AttentionGraph, device: torch.device) -> bool:
     """Returns whether a NaN of one example of a batch could reach the others; `auto` takes another way then.
 
     A graph between two sets of nodes may hold several examples without knowing of them.
     """
-    return impl in (*_MOST_PAIRS, "flex") and (graph.num_graphs > 1 or not graph.is_square)
+    spreads = impl in ("dense", "flex") or (impl == "sdpa" and not _watches(device))
+    return spreads and (graph.num_graphs > 1 or not graph.is_square)
+
+
+def _watches(device: torch.device) -> bool:
+    """Returns whether sdpa looks at what comes out, and keeps a NaN with who sees it; elsewhere it would wait."""
+    return device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def estimate(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool = False) -> float:
@@ -213,7 +220,7 @@ def choose(graph: AttentionGraph, sizes: Sizes, reads_edges: bool, also: tuple[s
 def _cheapest(graph: AttentionGraph, sizes: Sizes, reads_edges: bool, also: tuple[str, ...]) -> str:
     reasons = {impl: reason_against(impl, graph, sizes, reads_edges, also) for impl in IMPLEMENTATIONS}
     able = [impl for impl in IMPLEMENTATIONS if reasons[impl] is None and is_proved(impl, sizes.device)]
-    able = [impl for impl in able if not mixes_examples(impl, graph)] or able
+    able = [impl for impl in able if not mixes_examples(impl, graph, sizes.device)] or able
     if not able:
         refusals = "; ".join(f"{impl}: {reason}" for impl, reason in reasons.items())
         raise ValueError(
@@ -273,7 +280,9 @@ def run_attention(
         query, key, value = _widened(impl, query, key, value)
     with _full_precision(query.device):
         if impl == "sdpa":
-            return sdpa.attention(query, key, value, _mask(graph, query.dtype), scale=terms.scale).to(dtype), None
+            over_edges = partial(_over_edges, graph, terms.scale) if _watches(query.device) else None
+            hidden = _mask(graph, query.dtype)
+            return sdpa.attention(query, key, value, hidden, scale=terms.scale, over_edges=over_edges).to(dtype), None
         if impl == "flex":
             return flex.attention(query, key, value, _block_mask(graph), scale=terms.scale, needs_lse=needs_lse)
         if impl == "fused" and _has_few_types(terms):
@@ -288,6 +297,12 @@ def run_attention(
         out, out_attr, lse = _run_folded(impl, query, key, value, graph, terms, needs_lse, more, plan)
         out = _add_edge_values(impl, out, out_attr, terms)
     return out.to(dtype), lse
+
+
+def _over_edges(graph: AttentionGraph, scale: float, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Returns the output of a plain call from the edges alone, whatever lies at other nodes."""
+    run = _FOLDED[_rest_impl(query.device)].attention
+    return run(query, key, value, graph.enumerate().plan(), scale=scale)[0]
 
 
 def _widened(impl: str, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

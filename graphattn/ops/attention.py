@@ -382,7 +382,7 @@ def explain(query: Tensor, graph: AttentionGraph, *, value_dim: int | None = Non
             continue
         expected = estimate(impl, graph, sizes, reads_edges)
         verdict = "chosen" if impl == chosen else f"{expected / best:.1f} times the chosen one"
-        if impl != chosen and mixes_examples(impl, graph):
+        if impl != chosen and mixes_examples(impl, graph, query.device):
             verdict += "; a NaN of one example would reach the others of its batch"
         print(f"  {impl:8} about {expected / 1e3:.3g} ms forward and backward, {verdict}")
     print(f"  {chosen} runs as: {variant(chosen, graph, sizes, reads_edges)}")

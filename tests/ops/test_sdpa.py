@@ -71,20 +71,20 @@ def test_targets_without_edges_get_exactly_zero_with_gradients_of_zero(dtype: to
     assert all(x.isfinite().all() and x.abs().max() > 0 for x in (out, of_query, of_key, of_value))
 
 
-def test_nothing_but_one_operator_of_torch_runs_between_views() -> None:
+@pytest.mark.parametrize("name, looks", [("full", set()), ("window", {"sum", "_local_scalar_dense"})])
+def test_nothing_but_one_operator_of_torch_runs_between_views(name: str, looks: set[str]) -> None:
     class Names(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, arguments=(), options=None):
             names.append(function._opname)
             return function(*arguments, **(options or {}))
 
-    graph, names = GRAPHS["window"], list[str]()
+    graph, names = GRAPHS[name], list[str]()
     leaves = inputs_for(graph, dtype=torch.float32)
     graph_attention(*leaves, graph, impl="sdpa")  # makes the mask
     with Names():
         graph_attention(*leaves, graph, impl="sdpa")
-    assert set(names) - {"unsqueeze", "transpose", "squeeze", "expand", "alias", "detach"} == {
-        "_scaled_dot_product_flash_attention_for_cpu"
-    }
+    views = {"unsqueeze", "transpose", "squeeze", "expand", "alias", "detach"}
+    assert set(names) - views == looks | {"_scaled_dot_product_flash_attention_for_cpu"}
 
 
 # --- the mask ------------------------------------------------------------------------------------------------------
@@ -126,26 +126,62 @@ def test_a_mask_that_inference_made_serves_training() -> None:
     assert_close(first, graph_attention(*leaves, graph, impl="dense"), **EXACT)
 
 
-def test_a_nan_may_spread_to_others_but_no_further_than_dense_lets_it() -> None:
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("place", ["query", "key", "value", "gradient"])
+@pytest.mark.parametrize("key_heads, value_dim", [(3, 5), (1, 7)])
+def test_what_is_not_finite_stays_with_those_who_see_it(
+    number: float, place: str, key_heads: int, value_dim: int
+) -> None:
+    graph = sliding_window(torch.tensor([7, 9]), 2)
+    leaves = inputs_for(graph, value_dim=value_dim, key_heads=key_heads)
+    grad_out = torch.randn(16, 3, value_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    spoilt = dict(zip(("query", "key", "value", "gradient"), (*leaves, grad_out), strict=True))[place]
+    with torch.no_grad():
+        spoilt[8] = number
+    found = []
+    for impl in ("sdpa", "scatter"):
+        out = graph_attention(*leaves, graph, impl=impl)
+        found.append([out.detach(), *torch.autograd.grad(out, leaves, grad_out)])
+    assert_close(*found, equal_nan=True, **EXACT)
+    assert all(x[:7].isfinite().all() for x in found[0])  # the other example's
+    assert not all(x.isfinite().all() for x in found[0])
+
+
+def test_only_wanted_gradients_are_made_anew_and_theirs_are_refused() -> None:
     graph = GRAPHS["window"]
     query, key, value = inputs_for(graph)
-    with torch.no_grad():
-        value[0] = torch.nan
-    ours, theirs = (graph_attention(query, key, value, graph, impl=impl) for impl in ("sdpa", "dense"))
-    seen = strategies.dense(graph)[:, 0]
-    assert ours[seen].isnan().all() and theirs.isnan().all()
+    grad_out = torch.full((graph.num_dst_nodes, 3, 5), torch.nan, dtype=torch.float64).requires_grad_()
+    out = graph_attention(query.detach(), key, value.detach(), graph, impl="sdpa")
+    (first,) = torch.autograd.grad(out, key, grad_out, create_graph=True)
+    assert first.isnan().all()
+    with pytest.raises(NotImplementedError, match='The sdpa implementation has no double backward: use impl="sca'):
+        torch.autograd.grad(first.sum(), grad_out)
 
 
-def test_auto_keeps_a_nan_in_its_example_of_a_batch(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_kernel_of_another_backend_is_not_trusted() -> None:
+    graph = GRAPHS["window"]
+    leaves = inputs_for(graph)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        found = results(graph, leaves, "sdpa")
+    assert_close(found, results(graph, leaves, "dense"), **EXACT)
+
+
+@pytest.mark.parametrize("has_numba", [True, False])
+def test_auto_takes_it_for_a_batch_and_keeps_a_nan_in_its_example(
+    has_numba: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(dispatch, "has_numba", lambda: has_numba)
     graph = full(torch.tensor([5, 4, 6]))
     query, key, value = inputs_for(graph)
+    assert dispatch.choose(graph, sizes(3, 5), False) == "sdpa"
     with torch.no_grad():
         value[6] = torch.nan
     out = graph_attention(query, key, value, graph)
     is_hit = out.isnan().flatten(1).any(1)
     assert is_hit.tolist() == [5 <= node < 9 for node in range(15)]
     explain(query, graph)
-    assert "a NaN of one example would reach the others of its batch" in capsys.readouterr().out
+    dense_line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  dense"))
+    assert "a NaN of one example would reach the others of its batch" in dense_line
 
 
 # --- what it does not serve ----------------------------------------------------------------------------------------

@@ -2,9 +2,17 @@
 
 Some dozens of nodes cost calls, not arithmetic, and here forward and backward are one operator of torch each, with
 views around them. Every pair is computed, whatever the number of edges, and only plain calls are served: what is told
-per edge would have to be spread over the pairs again at every call. Like `dense` it may spread a NaN to targets that do
-not see it, for 0 · NaN is NaN.
+per edge would have to be spread over the pairs again at every call.
+
+Zero times NaN is NaN, so that one at a node would reach targets that do not see it, forward and backward. On the CPU
+what comes out is looked at, and where a number is not finite, the call is served again by an implementation that reads
+edges only.
 """
+
+import math
+from collections.abc import Callable
+from itertools import zip_longest
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +20,8 @@ from torch import Tensor
 
 from graphattn.graph.plan import Plan
 from graphattn.ops.operators import without_second
+
+Tensors = tuple[Any, ...]  # of gradients, None where none is wanted
 
 NO_DOUBLE_BACKWARD = 'The sdpa implementation has no double backward: use impl="scatter".'
 
@@ -24,7 +34,15 @@ def mask(plan: Plan, dtype: torch.dtype) -> Tensor:
     return hidden
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, *, scale: float) -> Tensor:
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    hidden: Tensor | None,
+    *,
+    scale: float,
+    over_edges: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
     """Returns out [num_dst_nodes, num_heads, value_dim].
 
     Args:
@@ -33,24 +51,65 @@ def attention(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, 
         value: [num_src_nodes, num_key_heads, value_dim].
         hidden: see `mask`; None where every pair is an edge.
         scale: multiplies the dot products.
+        over_edges: the same from query, key and value by another implementation, of as many key heads as heads: runs
+            where numbers are not finite. None where nothing is looked at.
     """
     value_dim, width = value.shape[2], max(query.shape[2], value.shape[2])  # torch's fast kernels know one width only
     q, k, v = _heads_first(query, width), _heads_first(key, width), _heads_first(value, width)
-    is_grouped = key.shape[1] != query.shape[1]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=hidden, scale=scale, enable_gqa=is_grouped)
-    if out.requires_grad and not torch.compiler.is_compiling():  # there is no second derivative of a compiled region
+    if key.shape[1] != query.shape[1]:
+        k, v = (x.repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=hidden, scale=scale)
+    if hidden is not None and over_edges is not None:
+        out = _watched(out, (q, k, v), over_edges)
+    elif out.requires_grad and not torch.compiler.is_compiling():  # a compiled region has no second derivative
         assert out.grad_fn is not None
         out.grad_fn.register_hook(_once)
-    out = out.transpose(1, 2).squeeze(0)
+    out = _nodes_first(out)
     return out if width == value_dim else out[..., :value_dim]
 
 
-def _heads_first(x: Tensor, width: int) -> Tensor:
+def _watched(out: Tensor, given: Tensors, over_edges: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """Returns out where it is finite and its gradients will be, else what the edges alone make; heads come first."""
+
+    def anew(*given: Tensor) -> Tensor:
+        return _heads_first(over_edges(*(_nodes_first(x) for x in given)))
+
+    # of another kernel than this one it is not known what its gradients belong to
+    is_known = out.grad_fn is None or out.grad_fn.name() == "ScaledDotProductFlashAttentionForCpuBackward0"
+    if not (is_known and _is_finite(out)):
+        return anew(*given)
+    if out.grad_fn is None:
+        return out
+
+    def mend(grads: Tensors, grads_of_out: Tensors) -> Tensors | None:
+        if _is_finite(*(grad for grad in grads if grad is not None)):
+            return _once(grads, grads_of_out)
+        with torch.enable_grad():
+            leaves = [x.detach().requires_grad_() for x in given]
+            found = torch.autograd.grad(anew(*leaves), leaves, grads_of_out[0].detach())
+        grads = tuple(None if old is None else new for old, new in zip_longest(grads, found))
+        return without_second(grads, (*given, *grads_of_out), NO_DOUBLE_BACKWARD) if torch.is_grad_enabled() else grads
+
+    out.grad_fn.register_hook(mend)
+    return out
+
+
+def _is_finite(*tensors: Tensor) -> bool:
+    """Returns whether all numbers are; it may say no to numbers whose sum is too large."""
+    return all(math.isfinite(x.sum().item()) for x in tensors)
+
+
+def _nodes_first(x: Tensor) -> Tensor:
+    """[1, num_heads, num_nodes, width] → [num_nodes, num_heads, width]."""
+    return x.transpose(1, 2).squeeze(0)
+
+
+def _heads_first(x: Tensor, width: int | None = None) -> Tensor:
     """[num_nodes, num_heads, dim] → [1, num_heads, num_nodes, width], with zeros added up to the width."""
     x = x.unsqueeze(0).transpose(1, 2)
-    return x if x.shape[3] == width else F.pad(x, (0, width - x.shape[3]))
+    return x if width in (None, x.shape[3]) else F.pad(x, (0, width - x.shape[3]))
 
 
-def _once(grads: tuple[Tensor, ...], grads_of_out: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+def _once(grads: Tensors, grads_of_out: Tensors) -> Tensors | None:
     """Lets the second derivative, which torch's kernels lack, say what to do."""
     return without_second(grads, (), NO_DOUBLE_BACKWARD) if torch.is_grad_enabled() else None
