@@ -27,8 +27,8 @@ summed by one thread in one order, so nothing is atomic and the bits do not depe
 
 Each kernel serves tasks [begin, end), for one float type. A task is FIELDS numbers: its rows (first, last), its key
 heads (first, last), and into which copy of grad_key and grad_value it adds. All arrays are flat and contiguous, and all
-widths are multiples of 8; nodes of queries, keys and values may lie a stride apart. Tables of edges have a row a head,
-or one row for all; an absent array is empty.
+widths are multiples of 8; nodes of queries, keys and values may lie a stride apart, and numbers of edges as `Table`
+says; those without a stride have a row a head. An absent array is empty.
 """
 
 import hashlib
@@ -53,6 +53,7 @@ from graphattn.ops._impl.numba.vectors import (
     larger,
     like,
     load,
+    load_apart,
     log2,
     optional,
     pointer,
@@ -256,6 +257,119 @@ def add_by_type(into, at, count, types, num_types, weights, weights_at):
             into[at + np.int64(types[t])] += weights[weights_at + t]
 
 
+@part_of_rows
+def transpose_at(into, at_into, into_stride, table, at, stride, rows, width):
+    """into[at_into + c * into_stride + r] = table[at + r * stride + c] for so many rows and a width of whole lanes.
+
+    Returns zero if all numbers are finite, else NaN.
+    """
+    check = spread(like(into, 0))
+    zero = check
+    for r in range(rows):
+        for c in range(0, width, 8):
+            check = fma(load(table, at + r * stride + c), zero, check)
+    for place in range(0, rows if rows >= 8 else 0, 8):
+        r = min(place, rows - 8)
+        for c in range(0, width, 8):
+            store_transposed(into, at_into + c * into_stride + r, into_stride, table, at + r * stride + c, stride)
+    for r in range(0, rows if rows < 8 else 0):
+        for c in range(width):
+            into[at_into + c * into_stride + r] = table[at + r * stride + c]
+    return lane_sum(check)
+
+
+@part
+def transpose(into, into_stride, table, at, stride, rows, width):
+    """`transpose_at` from the beginning."""
+    return transpose_at(into, 0, into_stride, table, at, stride, rows, width)
+
+
+class Features(NamedTuple):
+    """Shared features of a row's edges, feature by feature: number c of the row's edge t lies at at + c * step + t."""
+
+    array: Any
+    at: Any
+    step: Any
+
+
+@part
+def lay_features(features, edges, count, is_picked, edge_attr, edge_dim):
+    """Copies the features of some edges, which follow each other unless some were picked by a mask, with zeros up to a
+    whole vector."""
+    into, at, step = features.array, features.at, features.step
+    if is_picked:
+        for t in range(count):
+            for c in range(edge_dim):
+                into[at + c * step + t] = edge_attr[edges[t] * edge_dim + c]
+    elif count > 0:
+        transpose_at(into, at, step, edge_attr, edges[0] * edge_dim, edge_dim, count, edge_dim)
+    for t in range(count, count + -count % 8):
+        for c in range(edge_dim):
+            into[at + c * step + t] = 0
+
+
+@part
+def dots_of_features(into, count, vector, at_vector, features, edge_dim):
+    """into[t] = vector[at_vector:][:edge_dim] · the features of edge t"""
+    zero = spread(like(into, 0))
+    for t in range(0, count, 8):
+        total = zero
+        for c in range(edge_dim):
+            numbers = load(features.array, features.at + c * features.step + t)
+            total = fma(spread(vector[at_vector + c]), numbers, total)
+        store(into, t, total)
+
+
+@part
+def sum_features(into, at, count, weights, at_weights, features, edge_dim):
+    """into[at:][:edge_dim] = Σ_t weights[at_weights + t] · the features of edge t"""
+    zero = spread(like(into, 0))
+    whole = count - count % 8
+    for c in range(0, edge_dim, 4):
+        first = features.at + c * features.step
+        s0, s1, s2, s3 = zero, zero, zero, zero
+        for t in range(0, count, 8):
+            w = load(weights, at_weights + t)
+            if t == whole:
+                w = within(w, 0, count - whole, like(into, 0))
+            s0 = fma(w, load(features.array, first + t), s0)
+            s1 = fma(w, load(features.array, first + features.step + t), s1)
+            s2 = fma(w, load(features.array, first + 2 * features.step + t), s2)
+            s3 = fma(w, load(features.array, first + 3 * features.step + t), s3)
+        store_sums(into, at + c, s0, s1, s2, s3)
+
+
+@part
+def clear_features(features, count, edge_dim):
+    for c in range(edge_dim):
+        clear(features.array, features.at + c * features.step, count)
+
+
+@part
+def grow_features(grown, count, slopes, at_slopes, first, weights, at_weights, second, at_vectors, edge_dim):
+    """The features of edge t += slopes[at_slopes + t] · first[at_vectors:] + weights[at_weights + t] ·
+    second[at_vectors:]"""
+    for t in range(0, count, 8):
+        slope, weight = load(slopes, at_slopes + t), load(weights, at_weights + t)
+        for c in range(edge_dim):
+            place = grown.at + c * grown.step + t
+            total = fma(slope, spread(first[at_vectors + c]), load(grown.array, place))
+            store(grown.array, place, fma(weight, spread(second[at_vectors + c]), total))
+
+
+@part
+def write_features(edge_attr, first_edge, count, features, edge_dim):
+    """The reverse of `lay_features`, for edges that follow each other."""
+    at, whole = first_edge * edge_dim, count - count % 8
+    for c in range(0, edge_dim, 8):
+        for t in range(0, whole, 8):
+            place = features.at + c * features.step + t
+            store_transposed(edge_attr, at + t * edge_dim + c, edge_dim, features.array, place, features.step)
+    for t in range(whole, count):
+        for c in range(edge_dim):
+            edge_attr[at + t * edge_dim + c] = features.array[features.at + c * features.step + t]
+
+
 @part
 def add_outer(into, count, rows, stride, offset, weights, vector, at, width):
     """into[rows[t] * stride + offset:][:width] += weights[t] · vector[at:][:width]"""
@@ -266,35 +380,54 @@ def add_outer(into, count, rows, stride, offset, weights, vector, at, width):
             store(into, first + column, fma(w, load(vector, at + column), load(into, first + column)))
 
 
+class Table(NamedTuple):
+    """Numbers of edges and heads: that of edge e and head h lies at e * step + h * head_step; null where absent."""
+
+    array: Any
+    step: Any
+    head_step: Any
+
+
 @part
-def gather(into, count, edges, is_picked, table, table_heads, head, num_edges):
-    """into[t] = table[head, edges[t]], where the table has a row a head, or one for all, or is absent.
+def gather(into, count, edges, is_picked, table, head):
+    """into[t] = table[edges[t], head], where there is a table.
 
     Unless some were picked by a mask, a row's edges follow each other.
     """
-    if table_heads > 0 and count > 0:
-        base = (head if table_heads > 1 else 0) * num_edges
+    if is_given(table.array) and count > 0:
+        numbers, step, at = table.array, table.step, head * table.head_step
         if is_picked:
             for t in range(count):
-                into[t] = table[base + edges[t]]
-        else:
-            base += edges[0]
+                into[t] = numbers[at + edges[t] * step]
+        elif step == 1:
+            at += edges[0]
             for t in range(count):
-                into[t] = table[base + t]
+                into[t] = numbers[at + t]
+        else:
+            at += edges[0] * step
+            whole = count - count % 8
+            for t in range(0, whole, 8):  # in vectors, since reading one just written number by number would wait
+                store(into, t, load_apart(numbers, at + t * step, step, 7))
+            if whole < count:
+                store(into, whole, load_apart(numbers, at + whole * step, step, count - whole - 1))
 
 
 @part
-def scatter(into, count, edges, is_picked, values, at, head, num_edges):
-    """into[head, edges[t]] = values[at + t]"""
-    if count > 0:
-        base = head * num_edges
+def scatter(table, count, edges, is_picked, head, values, at_values):
+    """table[edges[t], head] = values[at_values + t], where there is a table."""
+    if is_given(table.array) and count > 0:
+        numbers, step, at = table.array, table.step, head * table.head_step
         if is_picked:
             for t in range(count):
-                into[base + edges[t]] = values[at + t]
-        else:
-            base += edges[0]
+                numbers[at + edges[t] * step] = values[at_values + t]
+        elif step == 1:
+            at += edges[0]
             for t in range(count):
-                into[base + t] = values[at + t]
+                numbers[at + t] = values[at_values + t]
+        else:
+            at += edges[0] * step
+            for t in range(count):
+                numbers[at + t * step] = values[at_values + t]
 
 
 @part
@@ -337,12 +470,18 @@ def draw_keeps(keeps, count, hashes, head, keep_scale, threshold):
 
 @part
 def finish_logits(logits, at, products, count, attr_products, biases, scale, clip):
-    """products = x = scale · (logits + attr_products), logits = clamp(x, ±clip) + bias; logits lie at `at`."""
+    """logits = clamp(x, ±clip) + bias with x = scale · (logits + attr_products), which is left in products if there is
+    a clip; logits lie at `at`."""
     wide_scale, wide_clip = spread(scale), spread(clip)
-    for t in range(0, count, 8):
-        x = wide_scale * (load(logits, at + t) + load(attr_products, t))
-        store(products, t, x)
-        store(logits, at + t, clamp(x, wide_clip) + load(biases, t))
+    if clip == np.inf:
+        for t in range(0, count, 8):
+            x = load(logits, at + t) + load(attr_products, t)
+            store(logits, at + t, fma(wide_scale, x, load(biases, t)))
+    else:
+        for t in range(0, count, 8):
+            x = wide_scale * (load(logits, at + t) + load(attr_products, t))
+            store(products, t, x)
+            store(logits, at + t, clamp(x, wide_clip) + load(biases, t))
 
 
 @part
@@ -451,20 +590,27 @@ def sum_product(first, second, count):
 
 
 @part
-def differentiate(
-    logits, slopes, at, count, alpha, products, attr_slopes, weight_slopes, gates, keeps, delta, scale, clip
-):
-    """One row's share of the backward pass: logits become dx, slopes become w; alpha becomes dl, products dgate."""
+def differentiate(logits, slopes, at, count, row, is_weighed, lse, delta, scale, clip):
+    """One row's share of the backward pass: logits become dx, slopes w, row.alpha dl, row.products dgate.
+
+    If there is a clip, row.products has x; if weights have gradients of their own, row.alpha has alpha.
+    """
+    log2_e = like(logits, LOG2_E)
+    factor, shift = spread(log2_e), spread(-lse * log2_e)
     wide_scale, wide_clip, wide_delta = spread(scale), spread(clip), spread(delta)
     for t in range(0, count, 8):
-        a, x, keep = load(alpha, t), load(products, t), load(keeps, t)
-        factor = load(gates, t) * keep
-        slope = load(slopes, at + t) + load(attr_slopes, t)
-        dlogit = a * (factor * slope + load(weight_slopes, t) - wide_delta)
-        store(slopes, at + t, factor * a)
-        store(products, t, keep * a * slope)
-        store(alpha, t, dlogit)
-        store(logits, at + t, zero_beyond(wide_scale * dlogit, x, wide_clip))
+        a = load(row.alpha, t) if is_weighed else exp2(fma(factor, load(logits, at + t), shift))
+        keep = load(row.keeps, t)
+        gate = load(row.gates, t) * keep
+        slope = load(slopes, at + t) + load(row.attr_slopes, t)
+        dlogit = a * (gate * slope + load(row.weight_slopes, t) - wide_delta)
+        dx = wide_scale * dlogit
+        if clip != np.inf:
+            dx = zero_beyond(dx, load(row.products, t), wide_clip)
+        store(slopes, at + t, gate * a)
+        store(row.products, t, keep * a * slope)
+        store(row.alpha, t, dlogit)
+        store(logits, at + t, dx)
 
 
 @part
@@ -495,14 +641,11 @@ class Graph(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    num_edges: Any
     num_heads: Any
     num_key_heads: Any
     head_dim: Any
     value_dim: Any
     edge_dim: Any  # width of edge features, or number of types
-    bias_heads: Any  # 0 if there is no table, 1 if heads share it, else num_heads
-    gate_heads: Any
     query_stride: Any  # numbers from one target's queries to the next one's
 
 
@@ -512,7 +655,7 @@ class Terms(NamedTuple):
     query_attr: Any
     edge_attr: Any
     edge_type: Any
-    bias: Any  # a row a head, or one for all
+    bias: Any  # tables
     gate: Any
     head_mask: Any
     edge_id: Any
@@ -555,13 +698,15 @@ class RowScratch(NamedTuple):
     gates: Any
     keeps: Any
     types: Any
+    features: Any
+    grown: Any  # gradients of the features
 
 
-ROW_NUMBERS, ROW_INTEGERS = 9, 2  # arrays of each kind for a row
+ROW_NUMBERS, ROW_INTEGERS = 9, 2  # arrays of each kind for a row, but for features and their gradients
 
 
 class TileScratch(NamedTuple):
-    """Scores and slopes of a tile or a row, and a tile's copies of what it reads of its nodes."""
+    """Scores and slopes of a tile or a row, and a tile's copies of what it reads of its nodes and edges."""
 
     scores: Any
     slopes: Any
@@ -574,12 +719,14 @@ class TileScratch(NamedTuple):
     sums: Any
     peaks: Any
     totals: Any
+    features: Any
+    grown: Any
 
 
 class Outputs(NamedTuple):
     out: Any
     out_attr: Any
-    weights: Any
+    weights: Any  # a table
     lse: Any
 
 
@@ -591,25 +738,26 @@ class Upstream(NamedTuple):
     lse: Any
     grad_out: Any
     grad_out_attr: Any
-    grad_weights: Any
+    grad_weights: Any  # a table
     grad_lse: Any
 
 
 class Grads(NamedTuple):
-    """Gradients, null where not wanted; those of edges have a row a head."""
+    """Gradients, null where not wanted; those of edges are tables."""
 
     query: Any
     key: Any
     value: Any
     query_attr: Any
-    edge_slopes: Any  # dx and w of each head and edge, where features of edges want a gradient
+    edge_attr: Any  # where tasks have all heads
+    edge_slopes: Any  # else, where features of edges want a gradient, dx and w of each head and edge
     edge_weights: Any
     bias: Any
     gate: Any
 
 
 @part
-def row_scratch(numbers, at, integers, hashes, room):
+def row_scratch(numbers, at, integers, hashes, room, feature_dim):
     """A row's places in arrays that have as many as `ROW_NUMBERS` and `ROW_INTEGERS` say."""
     for t in range(at + 2 * room, at + 6 * room):
         numbers[t] = 0
@@ -620,28 +768,9 @@ def row_scratch(numbers, at, integers, hashes, room):
         pointer(numbers, at), pointer(numbers, at + room), pointer(numbers, at + 2 * room),
         pointer(numbers, at + 3 * room), pointer(numbers, at + 4 * room), pointer(numbers, at + 5 * room),
         pointer(numbers, at + 6 * room), pointer(numbers, at + 7 * room), pointer(numbers, at + 8 * room),
+        Features(pointer(numbers, at + ROW_NUMBERS * room), 0, room),
+        Features(pointer(numbers, at + (ROW_NUMBERS + feature_dim) * room), 0, room),
     )  # fmt: skip
-
-
-@part_of_rows
-def transpose(into, into_stride, table, at, stride, rows, width):
-    """into[c * into_stride + r] = table[at + r * stride + c] for so many rows and a width of whole lanes.
-
-    Returns zero if all numbers are finite, else NaN.
-    """
-    check = spread(like(into, 0))
-    zero = check
-    for r in range(rows):
-        for c in range(0, width, 8):
-            check = fma(load(table, at + r * stride + c), zero, check)
-    for place in range(0, rows if rows >= 8 else 0, 8):
-        r = min(place, rows - 8)
-        for c in range(0, width, 8):
-            store_transposed(into, c * into_stride + r, into_stride, table, at + r * stride + c, stride)
-    for r in range(0, rows if rows < 8 else 0):
-        for c in range(width):
-            into[c * into_stride + r] = table[at + r * stride + c]
-    return lane_sum(check)
 
 
 @part_of_rows
@@ -714,9 +843,9 @@ def room_for(begin, end, tasks, ptr):
 
 
 @part
-def is_plain(sizes, rules):
+def is_plain(sizes, terms, rules):
     """Whether the products are all that enters the logits, and weights are all that leaves the softmax."""
-    has_tables = sizes.edge_dim > 0 or sizes.bias_heads > 0 or sizes.gate_heads > 0
+    has_tables = sizes.edge_dim > 0 or is_given(terms.bias.array) or is_given(terms.gate.array)
     return not has_tables and rules.scale > 0 and rules.clip == np.inf and rules.keep_scale == 1
 
 
@@ -752,56 +881,55 @@ def end_of_tile(row, end, graph):
 
 
 @part
-def list_edges(edges, first, count):
-    for t in range(count):
-        edges[t] = first + t
+def list_edges(edges, first, count, sizes, rules):
+    """Lists edges that follow each other: where nothing looks them up one by one, the first alone."""
+    edges[0] = first
+    if sizes.edge_dim > 0 or rules.keep_scale != 1:
+        for t in range(1, count):
+            edges[t] = first + t
 
 
 @part
 def list_row(row, target, head, graph, sizes, terms, rules):
-    """Lists the edges of a target that a head may see, and their sources; returns how many."""
+    """Lists the edges of a target that a head may see, their sources and features; returns how many."""
     first, stop = graph.target_ptr[target], graph.target_ptr[target + 1]
     count = collect_incoming(row.edges, row.nodes, first, stop, graph.src, terms.head_mask, sizes.num_heads, head)
     if rules.keep_scale != 1:
         hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
+    if is_given(terms.edge_attr):
+        lay_features(row.features, row.edges, count, is_given(terms.head_mask), terms.edge_attr, sizes.edge_dim)
     return count
 
 
 @part
-def add_terms(row, count, at_row, head, products, at, sizes, terms, rules):
-    """Turns query · key, at products[at:], into logits, and leaves x in row.products. Returns the number of types."""
+def add_terms(row, features, count, at_row, head, products, at, sizes, terms, rules):
+    """Turns query · key, at products[at:], into logits, as `finish_logits` does. Returns the number of types."""
     num_types = 0
     if is_given(terms.edge_type):
         num_types = list_types(row.types, count, row.edges, terms.edge_type)
         look_up(row.attr_products, count, row.types, num_types, terms.query_attr, at_row * sizes.edge_dim)
     elif sizes.edge_dim > 0:
-        dots(
-            row.attr_products, count, terms.query_attr, at_row * sizes.edge_dim,
-            terms.edge_attr, row.edges, sizes.edge_dim, 0, sizes.edge_dim,
-        )  # fmt: skip
-    is_picked = is_given(terms.head_mask)
-    gather(row.biases, count, row.edges, is_picked, terms.bias, sizes.bias_heads, head, sizes.num_edges)
+        dots_of_features(row.attr_products, count, terms.query_attr, at_row * sizes.edge_dim, features, sizes.edge_dim)
+    gather(row.biases, count, row.edges, is_given(terms.head_mask), terms.bias, head)
     finish_logits(products, at, row.products, count, row.attr_products, row.biases, rules.scale, rules.clip)
     return num_types
 
 
 @part
-def gate_weights(row, count, at_row, head, weights, at, sees, num_types, sizes, terms, rules, out_attr):
+def gate_weights(row, features, count, at_row, head, weights, at, sees, num_types, sizes, terms, rules, out_attr):
     """Multiplies gates and dropout into weights[at:], and writes what they gather of the edges to out_attr."""
-    is_picked = is_given(terms.head_mask)
-    gather(row.gates, count, row.edges, is_picked, terms.gate, sizes.gate_heads, head, sizes.num_edges)
+    gather(row.gates, count, row.edges, is_given(terms.head_mask), terms.gate, head)
     if rules.keep_scale != 1:
         draw_keeps(row.keeps, count, row.hashes, head, rules.keep_scale, rules.threshold)
-    for t in range(0, count, 8):
-        store(weights, at + t, load(row.gates, t) * load(row.keeps, t) * load(weights, at + t))
-    clear(out_attr, at_row * sizes.edge_dim, sizes.edge_dim)
+    if is_given(terms.gate.array) or rules.keep_scale != 1:
+        for t in range(0, count, 8):
+            store(weights, at + t, load(row.gates, t) * load(row.keeps, t) * load(weights, at + t))
+    if not sees or is_given(terms.edge_type):
+        clear(out_attr, at_row * sizes.edge_dim, sizes.edge_dim)
     if sees and is_given(terms.edge_type):
         add_by_type(out_attr, at_row * sizes.edge_dim, count, row.types, num_types, weights, at)
     elif sees and sizes.edge_dim > 0:
-        add_weighted(
-            out_attr, at_row * sizes.edge_dim, count, weights, at,
-            terms.edge_attr, row.edges, sizes.edge_dim, 0, sizes.edge_dim,
-        )  # fmt: skip
+        sum_features(out_attr, at_row * sizes.edge_dim, count, weights, at, features, sizes.edge_dim)
 
 
 @part
@@ -824,7 +952,7 @@ def ask_ahead(table, stride, at, width, first, stop, src):
 def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, outputs, row, tile):
     """Serves targets [begin, end) edge by edge."""
     head_dim, value_dim, group = sizes.head_dim, sizes.value_dim, sizes.num_heads // sizes.num_key_heads
-    plain, has_mask = is_plain(sizes, rules), is_given(terms.head_mask)
+    plain, has_mask = is_plain(sizes, terms, rules), is_given(terms.head_mask)
     scores, one = tile.scores, like(outputs.out, 1)
     ptr, src = graph.target_ptr, graph.src
     for target in range(begin, end):
@@ -841,17 +969,17 @@ def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, q
             dots(scores, count, query, query_at, nodes.keys, row.nodes, nodes.key_stride, key_at, head_dim)
             ask_ahead(nodes.values, nodes.value_stride, value_at, value_dim, next_edge, ahead, src)
             if not plain:
-                num_types = add_terms(row, count, at_row, head, scores, 0, sizes, terms, rules)
+                num_types = add_terms(row, row.features, count, at_row, head, scores, 0, sizes, terms, rules)
             scale, columns = rules.scale if plain else one, count + -count % 8
             sees = softmax(scores, 0, columns, 0, count, scale, tile.peaks, tile.totals, 0)
             log_sum_exp(tile.peaks, tile.totals)
             outputs.lse[at_row] = tile.peaks[0]
-            if is_given(outputs.weights):
-                scatter(outputs.weights, count, row.edges, has_mask, scores, 0, head, sizes.num_edges)
+            scatter(outputs.weights, count, row.edges, has_mask, head, scores, 0)
             if not plain:
                 gate_weights(
-                    row, count, at_row, head, scores, 0, sees, num_types, sizes, terms, rules, outputs.out_attr
-                )
+                    row, row.features, count, at_row, head, scores, 0, sees, num_types, sizes, terms, rules,
+                    outputs.out_attr,
+                )  # fmt: skip
             clear(outputs.out, at_row * value_dim, value_dim)
             if sees:
                 add_weighted(
@@ -860,16 +988,31 @@ def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, q
                 )  # fmt: skip
 
 
+@part
+def lay_tile(begin, end, graph, sizes, terms, rules, row, into):
+    """Lays the features of a tile's edges, once for all heads; returns the step of `Features`."""
+    if not is_given(terms.edge_attr):
+        return 0
+    step = widest(begin, end, graph.target_ptr) - 8
+    for target in range(begin, end):
+        first, stop = graph.target_ptr[target], graph.target_ptr[target + 1]
+        list_edges(row.edges, first, 1, sizes, rules)
+        features = Features(into, (target - begin) * step * sizes.edge_dim, step)
+        lay_features(features, row.edges, stop - first, False, terms.edge_attr, sizes.edge_dim)
+    return step
+
+
 @part_of_rows
 def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, outputs, row, tile):
     """Serves the targets [begin, end) of a tile by small dense products."""
     num_heads, head_dim, value_dim = sizes.num_heads, sizes.head_dim, sizes.value_dim
     ptr, src, scores, one = graph.target_ptr, graph.src, tile.scores, like(outputs.out, 1)
-    plain, reads_edges = is_plain(sizes, rules), not is_plain(sizes, rules) or is_given(outputs.weights)
+    plain, has_weights = is_plain(sizes, terms, rules), is_given(outputs.weights.array)
     group, is_finite, num_types = num_heads // sizes.num_key_heads, False, 0
     low = src[ptr[begin]]
     width = src[ptr[end] - 1] + 1 - low
     ld = width + -width % 8 + 8
+    step = lay_tile(begin, end, graph, sizes, terms, rules, row, tile.features)
     for head in range(first_head, last_head):
         if head % group == 0:
             key_at = low * nodes.key_stride + nodes.key_at + head // group * nodes.key_step
@@ -899,22 +1042,24 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
                 first_edge, at_row = ptr[target], target * num_heads + head
                 count, begin_row = ptr[target + 1] - first_edge, BEFORE + (target - first) * ld
                 at = begin_row + src[first_edge] - low - left
-                if reads_edges:
-                    list_edges(row.edges, first_edge, count)
+                if has_weights or not plain:
+                    list_edges(row.edges, first_edge, count, sizes, rules)
                 if not plain:
                     if rules.keep_scale != 1:
                         hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
-                    num_types = add_terms(row, count, at_row, head, scores, at, sizes, terms, rules)
+                    features = Features(tile.features, (target - begin) * step * sizes.edge_dim, step)
+                    num_types = add_terms(row, features, count, at_row, head, scores, at, sizes, terms, rules)
                 scale, start = rules.scale if plain else one, at - begin_row
                 sees = softmax(
                     scores, begin_row, columns, start, start + count, scale, tile.peaks, tile.totals, target - first
                 )
-                if is_given(outputs.weights):
-                    scatter(outputs.weights, count, row.edges, False, scores, at, head, sizes.num_edges)
+                scatter(outputs.weights, count, row.edges, False, head, scores, at)
                 if not plain:
+                    features = Features(tile.features, (target - begin) * step * sizes.edge_dim, step)
                     gate_weights(
-                        row, count, at_row, head, scores, at, sees, num_types, sizes, terms, rules, outputs.out_attr
-                    )
+                        row, features, count, at_row, head, scores, at, sees, num_types, sizes, terms, rules,
+                        outputs.out_attr,
+                    )  # fmt: skip
                     clear_after(scores, at + count, begin_row + columns - at - count)
             log_sum_exp(tile.peaks, tile.totals)
             for target in range(first, first + rows):
@@ -931,6 +1076,12 @@ def widest_tile(num_nodes, sizes, terms):
     if is_given(terms.head_mask) or max(sizes.head_dim, sizes.value_dim) > TILE_DIM:
         return 0
     return min(num_nodes, TILE_COLUMNS) + 24
+
+
+@part
+def room_of_features(feature_dim, columns_room):
+    """Numbers for the features of a tile's edges."""
+    return feature_dim * (TILE_CELLS + 8 * TILE_ROWS) if columns_room > 0 else 0
 
 
 @part
@@ -990,20 +1141,20 @@ def part_rows(pairs, stride, key, value, key_at, value_at, key_head, num_nodes, 
 @kernel
 def attention(
     begin, end, tasks, packs, target_ptr, src,
-    num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads,
-    query_attr, edge_attr, edge_type, bias, gate, head_mask, edge_id, scale, clip, keep_scale, threshold, seed,
+    num_heads, num_key_heads, head_dim, value_dim, edge_dim, query_attr, edge_attr, edge_type,
+    bias, bias_step, bias_head_step, gate, gate_step, gate_head_step, head_mask, edge_id,
+    scale, clip, keep_scale, threshold, seed,
     query, query_stride, key, key_stride, value, value_stride, num_nodes, out, out_attr, weights, lse,
 ):  # fmt: skip
     """Writes out, out_attr and lse, and weights before gates where they are wanted: zero on arrival, else empty."""
-    sizes = Sizes(
-        len(src), num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads, query_stride
-    )
+    sizes = Sizes(num_heads, num_key_heads, head_dim, value_dim, edge_dim, query_stride)
     terms = Terms(
-        optional(query_attr), optional(edge_attr), optional(edge_type), optional(bias), optional(gate),
+        optional(query_attr), optional(edge_attr), optional(edge_type),
+        Table(optional(bias), bias_step, bias_head_step), Table(optional(gate), gate_step, gate_head_step),
         optional(head_mask), optional(edge_id),
     )  # fmt: skip
     rules, graph = Rules(scale, clip, keep_scale, threshold, seed), Graph(optional(target_ptr), optional(src))
-    outputs = Outputs(optional(out), optional(out_attr), optional(weights), optional(lse))
+    outputs = Outputs(optional(out), optional(out_attr), Table(optional(weights), 1, len(src)), optional(lse))
     group = num_heads // num_key_heads
     room, columns_room = room_for(begin, end, tasks, graph.target_ptr), widest_tile(num_nodes, sizes, terms)
     integers, hashes = np.empty(ROW_INTEGERS * room, np.int64), np.empty(room, np.uint32)
@@ -1011,13 +1162,16 @@ def attention(
     at_values = num_scores + head_dim * columns_room
     at_peaks = at_values + value_dim * columns_room
     at_row = at_peaks + 4 * GROUP
-    at_pairs = at_row + ROW_NUMBERS * room
+    feature_dim = edge_dim if is_given(terms.edge_attr) else 0
+    at_features = at_row + (ROW_NUMBERS + feature_dim) * room
+    at_pairs = at_features + room_of_features(feature_dim, columns_room)
     numbers = np.empty(at_pairs + (num_nodes * (head_dim + value_dim) if packs else 0), out.dtype)
     ask_for_huge_pages(numbers)
-    row, none = row_scratch(numbers, at_row, integers, hashes, room), pointer(numbers, 0)
+    row, none = row_scratch(numbers, at_row, integers, hashes, room, feature_dim), pointer(numbers, 0)
     tile = TileScratch(
         pointer(numbers, 0), none, pointer(numbers, num_scores), none, none, pointer(numbers, at_values),
         none, none, none, pointer(numbers, at_peaks), pointer(numbers, at_peaks + 2 * GROUP),
+        pointer(numbers, at_features), none,
     )  # fmt: skip
     numbers[at_peaks:at_row] = 1
     pairs, query, keys, values = pointer(numbers, at_pairs), optional(query), optional(key), optional(value)
@@ -1052,40 +1206,37 @@ def attention(
 
 
 @part
-def differentiate_row(row, count, at_row, head, scores, slopes, at, delta, sizes, terms, rules, upstream, grads):
-    """`differentiate` with all terms, and what targets and edges gain from it."""
+def differentiate_row(
+    row, features, grown, is_new, count, at_row, head, scores, slopes, at, delta, sizes, terms, rules, upstream, grads
+):  # fmt: skip
+    """`differentiate` with all terms, and what targets and edges gain from it; those that are not new have theirs."""
     edge_dim = sizes.edge_dim
     at_attr = at_row * edge_dim
-    num_types = add_terms(row, count, at_row, head, scores, at, sizes, terms, rules)
+    num_types = add_terms(row, features, count, at_row, head, scores, at, sizes, terms, rules)
     if is_given(terms.edge_type):
         look_up(row.attr_slopes, count, row.types, num_types, upstream.grad_out_attr, at_attr)
     elif edge_dim > 0:
-        dots(row.attr_slopes, count, upstream.grad_out_attr, at_attr, terms.edge_attr, row.edges, edge_dim, 0, edge_dim)
-    is_picked, num_edges = is_given(terms.head_mask), sizes.num_edges
-    gather(row.gates, count, row.edges, is_picked, terms.gate, sizes.gate_heads, head, num_edges)
+        dots_of_features(row.attr_slopes, count, upstream.grad_out_attr, at_attr, features, edge_dim)
+    is_picked, is_weighed = is_given(terms.head_mask), is_given(upstream.grad_weights.array)
+    gather(row.gates, count, row.edges, is_picked, terms.gate, head)
     if rules.keep_scale != 1:
         draw_keeps(row.keeps, count, row.hashes, head, rules.keep_scale, rules.threshold)
-    take_powers(row.alpha, count, scores, at, upstream.lse[at_row])
-    if is_given(upstream.grad_weights):
-        gather(row.weight_slopes, count, row.edges, is_picked, upstream.grad_weights, sizes.num_heads, head, num_edges)
+    if is_weighed:
+        take_powers(row.alpha, count, scores, at, upstream.lse[at_row])
+        gather(row.weight_slopes, count, row.edges, is_picked, upstream.grad_weights, head)
         delta += sum_product(row.alpha, row.weight_slopes, count)
-    differentiate(
-        scores, slopes, at, count, row.alpha, row.products, row.attr_slopes, row.weight_slopes, row.gates, row.keeps,
-        delta, rules.scale, rules.clip,
-    )  # fmt: skip
-    if is_given(grads.query_attr):
-        clear(grads.query_attr, at_attr, edge_dim)
+    differentiate(scores, slopes, at, count, row, is_weighed, upstream.lse[at_row], delta, rules.scale, rules.clip)
     if is_given(grads.query_attr) and is_given(terms.edge_type):
+        clear(grads.query_attr, at_attr, edge_dim)
         add_by_type(grads.query_attr, at_attr, count, row.types, num_types, scores, at)
     elif is_given(grads.query_attr):
-        add_weighted(grads.query_attr, at_attr, count, scores, at, terms.edge_attr, row.edges, edge_dim, 0, edge_dim)
-    if is_given(grads.edge_slopes):
-        scatter(grads.edge_slopes, count, row.edges, is_picked, scores, at, head, num_edges)
-        scatter(grads.edge_weights, count, row.edges, is_picked, slopes, at, head, num_edges)
-    if is_given(grads.bias):
-        scatter(grads.bias, count, row.edges, is_picked, row.alpha, 0, head, num_edges)
-    if is_given(grads.gate):
-        scatter(grads.gate, count, row.edges, is_picked, row.products, 0, head, num_edges)
+        sum_features(grads.query_attr, at_attr, count, scores, at, features, edge_dim)
+    if is_new and is_given(grads.edge_attr):
+        grow_features(grown, count, scores, at, terms.query_attr, slopes, at, upstream.grad_out_attr, at_attr, edge_dim)
+    scatter(grads.edge_slopes, count, row.edges, is_picked, head, scores, at)
+    scatter(grads.edge_weights, count, row.edges, is_picked, head, slopes, at)
+    scatter(grads.bias, count, row.edges, is_picked, head, row.alpha, 0)
+    scatter(grads.gate, count, row.edges, is_picked, head, row.products, 0)
 
 
 @part
@@ -1099,17 +1250,23 @@ def mean_slope(at_row, sizes, upstream):
 
 @part_of_rows
 def differentiate_rows(
-    begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, grad_nodes, upstream, grads, row, tile
-):
-    """Serves targets [begin, end) edge by edge."""
+    begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, grad_nodes, upstream, grads, row, tile,
+    step,
+):  # fmt: skip
+    """Serves targets [begin, end) edge by edge; a step above zero is that of the tile which they are."""
     head_dim, value_dim, group = sizes.head_dim, sizes.value_dim, sizes.num_heads // sizes.num_key_heads
     has_mask = is_given(terms.head_mask)
-    plain = is_plain(sizes, rules) and not is_given(upstream.grad_weights)
+    plain = is_plain(sizes, terms, rules) and not is_given(upstream.grad_weights.array)
     scores, slopes = tile.scores, tile.slopes
     ptr, src = graph.target_ptr, graph.src
     for target in range(begin, end):
         count = 0
         next_edge, ahead = ptr[target + 1], edges_ahead(target, end, graph, nodes)
+        grown = row.grown
+        if is_given(grads.edge_attr) and step > 0:
+            grown = Features(tile.grown, (target - begin) * step * sizes.edge_dim, step)
+        elif is_given(grads.edge_attr):
+            clear_features(grown, next_edge - ptr[target], sizes.edge_dim)
         for head in range(first_head, last_head):
             at_row, key_head = target * sizes.num_heads + head, head // group
             if head == first_head or has_mask:
@@ -1134,8 +1291,9 @@ def differentiate_rows(
                 differentiate_products(scores, slopes, 0, columns, 0, count, upstream.lse[at_row], delta, rules.scale)
             else:
                 differentiate_row(
-                    row, count, at_row, head, scores, slopes, 0, delta, sizes, terms, rules, upstream, grads
-                )
+                    row, row.features, grown, True, count, at_row, head, scores, slopes, 0, delta, sizes, terms, rules,
+                    upstream, grads,
+                )  # fmt: skip
             if is_given(grads.query):
                 add_weighted(
                     grads.query, at_row * head_dim, count, scores, 0, nodes.keys, row.nodes,
@@ -1154,6 +1312,8 @@ def differentiate_rows(
                     grad_nodes.values, count, row.nodes, grad_nodes.value_stride, value_at,
                     slopes, upstream.grad_out, at_slope, value_dim,
                 )  # fmt: skip
+        if is_given(grads.edge_attr) and step == 0:
+            write_features(grads.edge_attr, ptr[target], next_edge - ptr[target], grown, sizes.edge_dim)
 
 
 @part_of_rows
@@ -1163,11 +1323,14 @@ def differentiate_tile(
     """Serves the targets [begin, end) of a tile by small dense products."""
     num_heads, head_dim, value_dim = sizes.num_heads, sizes.head_dim, sizes.value_dim
     ptr, src, scores, slopes = graph.target_ptr, graph.src, tile.scores, tile.slopes
-    plain = is_plain(sizes, rules) and not is_given(upstream.grad_weights)
+    plain = is_plain(sizes, terms, rules) and not is_given(upstream.grad_weights.array)
     group, nodes_check = num_heads // sizes.num_key_heads, like(query, 0)
     low = src[ptr[begin]]
     width = src[ptr[end] - 1] + 1 - low
     ld = width + -width % 8 + 16
+    step = lay_tile(begin, end, graph, sizes, terms, rules, row, tile.features)
+    if is_given(grads.edge_attr):
+        clear(tile.grown, 0, (end - begin) * step * sizes.edge_dim)
     for head in range(first_head, last_head):
         key_head = head // group
         if head % group == 0:
@@ -1185,13 +1348,13 @@ def differentiate_tile(
         if check != 0:  # zero times NaN would leak
             differentiate_rows(
                 begin, end, head, head + 1, graph, sizes, terms, rules, query, nodes, grad_nodes, upstream, grads,
-                row, tile,
+                row, tile, step,
             )  # fmt: skip
             continue
         place = begin
         while place < end:
             rows = rows_at_once(place - begin, end - begin)
-            first = min(place, end - rows)
+            first, first_new = min(place, end - rows), place
             place += rows
             left = src[ptr[first]] - low
             depth = src[ptr[first + rows] - 1] + 1 - low - left
@@ -1221,12 +1384,15 @@ def differentiate_tile(
                         scores, slopes, begin_columns, columns, start, start + count, lse, delta, rules.scale
                     )
                 else:
-                    list_edges(row.edges, first_edge, count)
+                    list_edges(row.edges, first_edge, count, sizes, rules)
                     if rules.keep_scale != 1:
                         hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
+                    features = Features(tile.features, (target - begin) * step * sizes.edge_dim, step)
+                    grown = Features(tile.grown, features.at, step)
                     differentiate_row(
-                        row, count, at_row, head, scores, slopes, at, delta, sizes, terms, rules, upstream, grads
-                    )
+                        row, features, grown, target >= first_new, count, at_row, head, scores, slopes, at, delta,
+                        sizes, terms, rules, upstream, grads,
+                    )  # fmt: skip
                     clear_before(scores, at, start)
                     clear_before(slopes, at, start)
                     clear_after(scores, at + count, columns - start - count)
@@ -1259,37 +1425,41 @@ def differentiate_tile(
                 )  # fmt: skip
                 at = (low + column) * grad_nodes.value_stride + grad_nodes.value_at + key_head * grad_nodes.value_step
                 add_rows(grad_nodes.values, at, grad_nodes.value_stride, tile.sums, num_columns, value_dim)
+    if is_given(grads.edge_attr):
+        for target in range(begin, end):
+            features = Features(tile.grown, (target - begin) * step * sizes.edge_dim, step)
+            write_features(grads.edge_attr, ptr[target], ptr[target + 1] - ptr[target], features, sizes.edge_dim)
 
 
 @kernel
 def attention_backward(
     begin, end, tasks, packs, target_ptr, src,
-    num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads,
-    query_attr, edge_attr, edge_type, bias, gate, head_mask, edge_id, scale, clip, keep_scale, threshold, seed,
+    num_heads, num_key_heads, head_dim, value_dim, edge_dim, query_attr, edge_attr, edge_type,
+    bias, bias_step, bias_head_step, gate, gate_step, gate_head_step, head_mask, edge_id,
+    scale, clip, keep_scale, threshold, seed,
     query, query_stride, key, key_stride, value, value_stride, num_nodes,
-    out, out_attr, lse, grad_out, grad_out_attr, grad_weights, grad_lse,
-    grad_query, grad_key, grad_value, grad_query_attr, edge_slopes, edge_weights, grad_bias, grad_gate,
+    out, out_attr, lse, grad_out, grad_out_attr, grad_weights, grad_lse, grad_step, grad_head_step,
+    grad_query, grad_key, grad_value, grad_query_attr, grad_edge_attr, edge_slopes, edge_weights, grad_bias, grad_gate,
 ):  # fmt: skip
     """Writes the gradient of query, and the others, zero on arrival, where they are wanted.
 
-    grad_key and grad_value have a copy for each part that tasks name, and are written whole where heads are packed;
-    tables of edges have a row a head.
+    grad_key and grad_value have a copy for each part that tasks name, and are written whole where heads are packed.
     """
-    sizes = Sizes(
-        len(src), num_heads, num_key_heads, head_dim, value_dim, edge_dim, bias_heads, gate_heads, query_stride
-    )
+    sizes = Sizes(num_heads, num_key_heads, head_dim, value_dim, edge_dim, query_stride)
     terms = Terms(
-        optional(query_attr), optional(edge_attr), optional(edge_type), optional(bias), optional(gate),
+        optional(query_attr), optional(edge_attr), optional(edge_type),
+        Table(optional(bias), bias_step, bias_head_step), Table(optional(gate), gate_step, gate_head_step),
         optional(head_mask), optional(edge_id),
     )  # fmt: skip
     rules, graph = Rules(scale, clip, keep_scale, threshold, seed), Graph(optional(target_ptr), optional(src))
     upstream = Upstream(
         optional(out), optional(out_attr), optional(lse), optional(grad_out), optional(grad_out_attr),
-        optional(grad_weights), optional(grad_lse),
+        Table(optional(grad_weights), 1, len(src)), optional(grad_lse),
     )  # fmt: skip
     grads = Grads(
         optional(grad_query), optional(grad_key), optional(grad_value), optional(grad_query_attr),
-        optional(edge_slopes), optional(edge_weights), optional(grad_bias), optional(grad_gate),
+        optional(grad_edge_attr), Table(optional(edge_slopes), 1, len(src)), Table(optional(edge_weights), 1, len(src)),
+        Table(optional(grad_bias), grad_step, grad_head_step), Table(optional(grad_gate), grad_step, grad_head_step),
     )  # fmt: skip
     group = num_heads // num_key_heads
     room, columns_room = room_for(begin, end, tasks, graph.target_ptr), widest_tile(num_nodes, sizes, terms)
@@ -1302,15 +1472,19 @@ def attention_backward(
     at_slopes = at_queries + tile_rows * head_dim
     at_sums = at_slopes + tile_rows * value_dim
     at_row = at_sums + min(GROUP, tile_rows) * max(head_dim, value_dim)
-    at_pairs = at_row + ROW_NUMBERS * room
+    feature_dim = edge_dim if is_given(terms.edge_attr) else 0
+    grown_dim = edge_dim if is_given(grads.edge_attr) else 0
+    at_features = at_row + (ROW_NUMBERS + feature_dim + grown_dim) * room
+    at_grown = at_features + room_of_features(feature_dim, columns_room)
+    at_pairs = at_grown + room_of_features(grown_dim, columns_room)
     stride = 2 * (head_dim + value_dim)  # a node's gradients lie beside it
     numbers = np.empty(at_pairs + (num_nodes * stride if packs else 0), out.dtype)
     ask_for_huge_pages(numbers)
-    row, none = row_scratch(numbers, at_row, integers, hashes, room), pointer(numbers, 0)
+    row, none = row_scratch(numbers, at_row, integers, hashes, room, feature_dim), pointer(numbers, 0)
     tile = TileScratch(
         pointer(numbers, 0), pointer(numbers, num_scores), pointer(numbers, at_keys), pointer(numbers, at_values),
         pointer(numbers, at_key_rows), none, pointer(numbers, at_queries), pointer(numbers, at_slopes),
-        pointer(numbers, at_sums), none, none,
+        pointer(numbers, at_sums), none, none, pointer(numbers, at_features), pointer(numbers, at_grown),
     )  # fmt: skip
     pairs, grad_pairs = pointer(numbers, at_pairs), pointer(numbers, at_pairs + stride // 2)
     query, keys, values = optional(query), optional(key), optional(value)
@@ -1344,7 +1518,7 @@ def attention_backward(
                 else:
                     differentiate_rows(
                         at, stop, first_head, last_head, graph, sizes, terms, rules, query, nodes, into,
-                        upstream, grads, row, tile,
+                        upstream, grads, row, tile, 0,
                     )  # fmt: skip
                 at = stop
             if packs:

@@ -34,15 +34,11 @@ def attention(
     make = _empty if head_mask is None else _zeros  # edges that a head may not see are not visited
     weights = make((query.shape[1], len(src)), dtype) if wants_weights else None
     lse = _empty(query.shape[:2], dtype)
-    terms = _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id)
-    settings = (
-        *_sizes(query, key, value, features, edge_bias, edge_gate),
-        *terms,
-        *_rules(dtype, scale, logit_clip, dropout_p, seed),
-    )
     ptr, sources = _array(target_ptr), _array(src)
+    packs = _packs(ptr, sources, key, value)
+    terms = _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, packs)
+    settings = *_sizes(query, key, value, features), *terms, *_rules(dtype, scale, logit_clip, dropout_p, seed)
     num_threads = threads.available(len(src) * _work(query, key, value, edge_attr, edge_attr))
-    packs = _packs(ptr, key, value)
     tasks = _forward_tasks(ptr, key.shape[1], num_threads, packs)
     threads.run(
         kernels.attention, threads.even_cuts(len(tasks), num_threads),
@@ -68,26 +64,28 @@ def attention_backward(
 ):  # fmt: skip
     dtype = _compute_dtype(query)
     features = _features(query_attr, edge_attr, edge_type)
-    terms = _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id)
-    settings = (
-        *_sizes(query, key, value, features, edge_bias, edge_gate),
-        *terms,
-        *_rules(dtype, scale, logit_clip, dropout_p, seed),
-    )
     num_heads, num_edges = query.shape[1], len(src)
     ptr, sources = _array(target_ptr), _array(src)
     work = 2 * num_edges * _work(query, key, value, edge_attr, edge_attr)
     stages, num_parts, packs = _backward_stages(ptr, sources, key, value, work)
+    terms = _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, packs)
+    settings = *_sizes(query, key, value, features), *terms, *_rules(dtype, scale, logit_clip, dropout_p, seed)
 
     wants_query, wants_key, wants_value, wants_query_attr, wants_edge_attr, wants_bias, wants_gate = wanted
     skips_edges = head_mask is not None or (any(wanted[4:]) and bool(torch.isneginf(lse).any()))
 
-    def table(is_wanted):
-        make = _zeros if skips_edges else _empty
-        return make((num_heads, num_edges), dtype) if is_wanted else None
+    # what a target's edges gain has one owner where each task has all heads; else tasks would add to the same features,
+    # and write to tables beside each other unless each head has a row
+    is_owned = all((tasks[:, 3] - tasks[:, 2] == key.shape[1]).all() for tasks in stages)
+    by_head, adds_features = not is_owned, is_owned and head_mask is None
 
-    edge_slopes, edge_weights = table(wants_edge_attr), table(wants_edge_attr)
-    grad_bias, grad_gate = table(wants_bias), table(wants_gate)
+    def table(is_wanted, by_head):
+        make, shape = _zeros if skips_edges else _empty, (num_heads, num_edges) if by_head else (num_edges, num_heads)
+        return make(shape, dtype) if is_wanted else None
+
+    grad_edge_attr = _new_vectors(_empty, edge_attr, edge_attr, dtype, wants_edge_attr)
+    edge_slopes, edge_weights = (table(wants_edge_attr and not adds_features, by_head=True) for _ in range(2))
+    grad_bias, grad_gate = table(wants_bias, by_head), table(wants_gate, by_head)
     grad_query = _new_vectors(_empty, query, query, dtype, wants_query)
     grad_query_attr = _new_vectors(_zeros, query_attr, query_attr, dtype, wants_query_attr)
     make = _empty if packs else _zeros
@@ -99,22 +97,22 @@ def attention_backward(
         *_vectors(dtype, out, out_attr), _array(lse), *_vectors(dtype, grad_out, grad_out_attr),
         _array(grad_weights, dtype), _array(grad_lse, dtype),
     )  # fmt: skip
-    made = grad_query, grad_key, grad_value, grad_query_attr, edge_slopes, edge_weights, grad_bias, grad_gate
+    made = grad_query, grad_key, grad_value, grad_query_attr, grad_edge_attr if adds_features else None
+    made += edge_slopes, edge_weights, grad_bias, grad_gate
     grads = kernels.Grads(*(_optional_array(grad, dtype) for grad in made))
     args = (
         ptr, sources, *settings, *_steps(query, dtype), *_steps(key, dtype), *_steps(value, dtype), len(key),
-        *upstream, *grads,
+        *upstream, *_table_steps(num_edges, num_heads, by_head), *grads,
     )  # fmt: skip
     num_threads = threads.available(work)
     for tasks in stages:
         cuts = threads.even_cuts(len(tasks), num_threads)
         threads.run(kernels.attention_backward, cuts, (tasks.reshape(-1), packs, *args))
-    grad_edge_attr = _new_vectors(_empty, edge_attr, edge_attr, dtype, wants_edge_attr)
-    if wants_edge_attr:
+    if wants_edge_attr and not adds_features:
         threads.run(
             kernels.edge_attr_gradient, threads.row_cuts(ptr, num_threads),
             (
-                ptr, num_heads, _width(edge_attr), grads.edge_slopes, grads.edge_weights, terms.query_attr,
+                ptr, num_heads, _width(edge_attr), grads.edge_slopes, grads.edge_weights, *_vectors(dtype, query_attr),
                 upstream.grad_out_attr, _array(grad_edge_attr),
             ),
         )  # fmt: skip
@@ -123,24 +121,28 @@ def attention_backward(
         *(grad if grad is None else grad[0] if num_parts == 1 else grad.sum(0) for grad in (grad_key, grad_value)),
         grad_query_attr,
         grad_edge_attr,
-        *(
-            grad
-            if grad is None
-            else _swapped(grad, to_heads=False)
-            if given.shape[1] == num_heads
-            else grad.sum(0)[:, None]
-            for grad, given in ((grad_bias, edge_bias), (grad_gate, edge_gate))
-        ),
+        *(_like_table(grad, given, by_head) for grad, given in ((grad_bias, edge_bias), (grad_gate, edge_gate))),
     )
     inputs = query, key, value, query_attr, edge_attr, edge_bias, edge_gate
     return _finish(wanted_grads, inputs, wanted)
 
 
-def _packs(ptr, key, value):
-    """Whether a head's keys and values are worth being packed together: they are read many times, and fit a cache."""
+def _packs(ptr, src, key, value):
+    """Whether a head's keys and values are worth being packed together: they are read many times, edge by edge, and fit
+    a cache."""
     num_nodes, num_key_heads, _ = key.shape
     num_bytes = num_nodes * (_width(key) + _width(value)) * (8 if key.dtype == torch.float64 else 4)
-    return num_key_heads > 1 and num_bytes <= CACHE_BYTES and ptr[-1] >= MIN_PACKED_DEGREE * num_nodes
+    if num_key_heads == 1 or num_bytes > CACHE_BYTES or ptr[-1] < MIN_PACKED_DEGREE * num_nodes:
+        return False
+    return 2 * _num_ranged(ptr, src) < ptr[-1]
+
+
+def _num_ranged(ptr, src):
+    """Edges of rows that see a range of sources without gaps, which kernels copy several rows at once."""
+    count = np.diff(ptr)
+    filled = np.flatnonzero(count >= kernels.GROUP)
+    count, first = count[filled], ptr[filled]
+    return int(count[src[first + count - 1] - src[first] == count - 1].sum())
 
 
 def _forward_tasks(ptr, num_key_heads, num_threads, packs):
@@ -173,7 +175,7 @@ def _backward_stages(ptr, src, key, value, work):
     if chunks is not None:
         stages = [np.array([(b, e, 0, num_key_heads, 0) for b, e in stage], np.int64) for stage in chunks]
         return stages, 1, False
-    packs = _packs(ptr, key, value)
+    packs = _packs(ptr, src, key, value)
     num_parts = 1
     if num_key_heads < MIN_TASKS:
         part_bytes = 8 * key.shape[0] * num_key_heads * (_width(key) + _width(value))
@@ -462,28 +464,46 @@ def _features(query_attr, edge_attr, edge_type):
     return query_attr
 
 
-def _sizes(query, key, value, edge_attr, edge_bias, edge_gate):
-    bias_heads, gate_heads = (0 if table is None else table.shape[1] for table in (edge_bias, edge_gate))
-    widths = _width(key), _width(value), _width(edge_attr)
-    return query.shape[1], key.shape[1], *widths, bias_heads, gate_heads
+def _sizes(query, key, value, edge_attr):
+    return query.shape[1], key.shape[1], _width(key), _width(value), _width(edge_attr)
 
 
-def _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id):
-    return kernels.Terms(
+def _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, by_head):
+    """What `kernels.Terms` has, as arrays and steps in a row."""
+    return (
         *_vectors(dtype, query_attr, edge_attr),
         _optional_array(edge_type, torch.int64),
-        _optional_array(_by_head(edge_bias, dtype), dtype),
-        _optional_array(_by_head(edge_gate, dtype), dtype),
+        *_table(edge_bias, dtype, by_head),
+        *_table(edge_gate, dtype, by_head),
         _optional_array(None if head_mask is None else head_mask.view(torch.uint8), torch.uint8),
         _optional_array(edge_id, torch.int64),
     )
 
 
-def _by_head(table, dtype):
-    """[num_edges, heads] as [heads, num_edges], where a row's edges lie side by side; None for None."""
+def _table(table, dtype, by_head):
+    """[num_edges, heads] as a `kernels.Table`, where it lies; or else by head, for kernels that serve one at a time."""
     if table is None or table.shape[1] == 1:
-        return table
-    return _swapped(table.detach().to(dtype).contiguous(), to_heads=True)
+        return kernels.Table(_optional_array(table, dtype), 1, 0)
+    num_edges, num_heads = table.shape
+    if table.t().is_contiguous():
+        table, by_head = table.t(), True
+    elif by_head:
+        table = _swapped(table.detach().to(dtype).contiguous(), to_heads=True)
+    return kernels.Table(_array(table, dtype), *_table_steps(num_edges, num_heads, by_head))
+
+
+def _table_steps(num_edges, num_heads, by_head):
+    """Numbers from one edge to the next, and from one head to the next."""
+    return (1, num_edges) if by_head else (num_heads, 1)
+
+
+def _like_table(grad, given, by_head):
+    """A gradient of every edge and head in the shape of what was given: [num_edges, 1 or num_heads]."""
+    if grad is None:
+        return None
+    if given.shape[1] == 1:
+        return grad.sum(0)[:, None] if by_head else grad.sum(1, keepdim=True)
+    return _swapped(grad, to_heads=False) if by_head else grad
 
 
 def _swapped(table, to_heads):

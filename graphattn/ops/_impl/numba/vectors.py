@@ -173,6 +173,23 @@ def store(typing, array, index, lanes):
 
 
 @intrinsic
+def load_apart(typing, array, index, step, last):
+    """array[index + step * min(lane, last)] in each lane"""
+
+    def build(context, builder, signature, args):
+        array, index, step, last = args
+        lanes = ir.Constant(ir.VectorType(array.type.pointee, WIDTH), ir.Undefined)
+        for lane in range(WIDTH):
+            number = ir.Constant(last.type, lane)
+            number = builder.select(builder.icmp_signed("<", number, last), number, last)
+            address = _address(builder, array, builder.add(index, builder.mul(step, number)))
+            lanes = builder.insert_element(lanes, builder.load(address), INT32(lane))
+        return lanes
+
+    return Lanes(array.dtype)(array, types.intp, types.intp, types.intp), build
+
+
+@intrinsic
 def spread(typing, scalar):
     """The same number in all eight lanes."""
     return Lanes(scalar)(scalar), lambda context, builder, signature, args: _spread(builder, args[0])
