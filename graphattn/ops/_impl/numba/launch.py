@@ -21,6 +21,7 @@ CHUNK_WORK = 4_000_000  # multiply-adds of the smallest chunk that is worth a th
 MAX_CHUNKS = 64
 MIN_TASKS = 4  # with fewer key heads, a graph that cannot be cut is served in parts with sums of their own
 MAX_PART_BYTES = 2**28  # of those sums
+EDGE_PARTS, PART_DEGREE = 8, 256  # and where edges want gradients: parts, if sources have so many edges
 
 
 def attention(
@@ -67,7 +68,7 @@ def attention_backward(
     num_heads, num_edges = query.shape[1], len(src)
     ptr, sources = _array(target_ptr), _array(src)
     work = 2 * num_edges * _work(query, key, value, edge_attr, edge_attr)
-    stages, num_parts, packs = _backward_stages(ptr, sources, key, value, work)
+    stages, num_parts, packs = _backward_stages(ptr, sources, key, value, work, any(wanted[4:]))
     terms = _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, packs)
     settings = *_sizes(query, key, value, features), *terms, *_rules(dtype, scale, logit_clip, dropout_p, seed)
 
@@ -160,12 +161,13 @@ def _over_heads(begin, end, num_key_heads, num_tasks, part=0):
     return np.array([(begin, end, first, last, part) for first, last in pairwise(cuts)], np.int64)
 
 
-def _backward_stages(ptr, src, key, value, work):
+def _backward_stages(ptr, src, key, value, work, wants_edges):
     """Plans which thread adds to which source when: (stages of tasks, number of parts, whether heads are packed).
 
     Tasks of one stage touch different sources or heads. Sums come out the same at any number of threads, for where rows
     are cut depends on sizes and the graph alone: either into chunks whose sources lie apart, every other one at a time;
-    or not at all, and threads share out the heads; or, for want of heads, into parts with sums of their own.
+    or not at all, and threads share out the heads; or, for want of heads, into parts with sums of their own. So, too,
+    where edges want gradients, which then have one owner, and sources are so few that their sums cost little.
     """
     num_rows, num_key_heads, num_threads = len(ptr) - 1, key.shape[1], threads.available(work)
     num_chunks = min(MAX_CHUNKS, int(work // CHUNK_WORK), num_rows // kernels.TILE_ROWS)
@@ -176,11 +178,12 @@ def _backward_stages(ptr, src, key, value, work):
         stages = [np.array([(b, e, 0, num_key_heads, 0) for b, e in stage], np.int64) for stage in chunks]
         return stages, 1, False
     packs = _packs(ptr, src, key, value)
-    num_parts = 1
-    if num_key_heads < MIN_TASKS:
-        part_bytes = 8 * key.shape[0] * num_key_heads * (_width(key) + _width(value))
-        most = min(MAX_PART_BYTES // max(1, part_bytes), ptr[-1] // (4 * max(1, key.shape[0])))
-        num_parts = int(max(1, min(MIN_TASKS // num_key_heads, most)))
+    num_nodes, num_parts = max(1, key.shape[0]), 1
+    has_few_sources = wants_edges and not packs and ptr[-1] >= PART_DEGREE * num_nodes
+    if has_few_sources or num_key_heads < MIN_TASKS:
+        part_bytes = 8 * num_nodes * num_key_heads * (_width(key) + _width(value))
+        most = min(MAX_PART_BYTES // max(1, part_bytes), ptr[-1] // (4 * num_nodes))
+        num_parts = int(max(1, min(EDGE_PARTS if has_few_sources else MIN_TASKS // num_key_heads, most)))
     num_tasks = num_key_heads if packs else max(1, num_threads // num_parts)
     rows = pairwise(threads.row_cuts(ptr, num_parts))
     tasks = [_over_heads(*of_part, num_key_heads, num_tasks, part) for part, of_part in enumerate(rows)]
