@@ -18,7 +18,7 @@ from graphattn.graph.plan import Plan
 from graphattn.graph.validate import MAX_ENUMERATED_EDGES
 from graphattn.ops._arguments import HALF, Terms, joined_rows
 from graphattn.ops._costs import constants_for
-from graphattn.ops._impl import blocks, dense, flex, fused, gather, scatter, sdpa, varlen
+from graphattn.ops._impl import blocks, dense, featured, flex, fused, gather, scatter, sdpa, varlen
 from graphattn.ops._impl.projection import project_heads
 from graphattn.ops.capability import (
     IMPLEMENTATIONS,
@@ -435,7 +435,6 @@ def _run_folded(
     Another plan than that of the listed graph is `plan`.
     """
     shared: dict[str, Any] = {
-        "query_attr": _query_attr(impl, query, terms),
         "scale": terms.scale,
         "logit_clip": terms.logit_clip,
         "dropout_p": terms.dropout_p,
@@ -448,6 +447,19 @@ def _run_folded(
     }
     if impl != "blocks":
         plan = plan or graph.enumerate().plan()
+    if impl == "fused" and terms.edge_attr is not None:
+        assert plan is not None
+        weights: dict[str, Any] = {
+            "edge_key_weight": terms.edge_key_weight,
+            "edge_value_weight": terms.edge_value_weight,
+        }
+        out, lse = featured.attention(
+            query, key, value, plan, head_mask=plan.head_mask, **weights, **shared, **per_edge
+        )
+        return out, None, lse
+    shared["query_attr"] = _query_attr(impl, query, terms)
+    if impl != "blocks":
+        assert plan is not None
         return _FOLDED[impl].attention(query, key, value, plan, head_mask=plan.head_mask, **shared, **per_edge)
     plan = graph.plan()
     rest = None

@@ -203,7 +203,7 @@ def test_what_is_wrong_is_told_and_neither_timed_nor_taken(path: Path, monkeypat
 
     monkeypatch.setattr(fused, "attention", wrong)
     with pytest.warns(
-        UserWarning, match="impl='fused' is left out on cpu: window, 32 nodes, 8 keys, all arguments, torch"
+        UserWarning, match="impl='fused' is left out on cpu: window, 32 nodes, 8 keys, all but features, torch"
     ):
         calibration = calibrate(TINY, seconds=0.001)
     assert calibration.proved == {"fused": False, "sdpa": True} and "fused" not in calibration.costs

@@ -139,7 +139,7 @@ def attention_on_cpu(
     scale: float, logit_clip: float | None, dropout_p: float, wants_weights: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """out, out_attr and lse as in `attention`, and weights [num_heads, num_edges], empty where not wanted."""
-    return _cpu().attention(
+    return on_cpu().attention(
         query, key, value, target_ptr, src,
         query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
         wants_weights,
@@ -171,7 +171,7 @@ def attention_backward_on_cpu(
     scale: float, logit_clip: float | None, dropout_p: float, wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of query, key, value, query_attr, edge_attr, edge_bias and edge_gate, empty where not wanted."""
-    return _cpu().attention_backward(
+    return on_cpu().attention_backward(
         grad_out, grad_out_attr, grad_lse, grad_weights, out, out_attr, lse,
         query, key, value, target_ptr, src,
         query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
@@ -196,7 +196,7 @@ def logits_on_cpu(
     target_ptr: Tensor, src: Tensor, dst: Tensor, source_ptr: Tensor, source_order: Tensor,
     query_attr: Tensor | None, edge_attr: Tensor | None, scale: float,
 ) -> Tensor:  # fmt: skip
-    return _cpu().logits(query, key, target_ptr, src, query_attr, edge_attr, scale)
+    return on_cpu().logits(query, key, target_ptr, src, query_attr, edge_attr, scale)
 
 
 def logits_on_cuda(query, key, target_ptr, src, dst, source_ptr, source_order, query_attr, edge_attr, scale):
@@ -213,7 +213,7 @@ def logits_backward_on_cpu(
     query_attr: Tensor | None, edge_attr: Tensor | None, scale: float, wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of query, key, query_attr and edge_attr, empty where not wanted."""
-    return _cpu().logits_backward(
+    return on_cpu().logits_backward(
         grad, query, key, target_ptr, src, dst, source_ptr, source_order, query_attr, edge_attr, scale, wanted
     )
 
@@ -240,7 +240,7 @@ def empty_gradients(inputs, wanted, device):
     )
 
 
-def _cpu():
+def on_cpu():
     try:
         from graphattn.ops._impl.numba import launch
     except ModuleNotFoundError as error:
@@ -297,7 +297,7 @@ def _logits_gradients(ctx, grad):
     return query, key, *[None] * 5, *terms, None
 
 
-def _no_vmap(info, in_dims, *arguments):
+def no_vmap(info, in_dims, *arguments):
     raise NotImplementedError(
         "The fused implementation has no rule for vmap: join the batch into one graph with disjoint_union, or use "
         'impl="scatter".'
@@ -312,7 +312,7 @@ fused_attention = make_operator(
     gradients=_attention_gradients,
     remember=_remember_attention,
     no_second=NO_DOUBLE_BACKWARD,
-    vmap=_no_vmap,
+    vmap=no_vmap,
 )
 fused_attention_backward = make_operator(
     "fused_attention_backward",
@@ -328,7 +328,7 @@ fused_logits = make_operator(
     gradients=_logits_gradients,
     remember=_remember_logits,
     no_second=NO_DOUBLE_BACKWARD,
-    vmap=_no_vmap,
+    vmap=no_vmap,
 )
 fused_logits_backward = make_operator(
     "fused_logits_backward",

@@ -340,6 +340,25 @@ def sum_features(into, at, count, weights, at_weights, features, edge_dim):
 
 
 @part
+def project(into, at, adds, vector, at_vector, width, matrices, head, out_width):
+    """into[at:][:out_width] = vector[at_vector:][:width] · matrices[head], or += if it `adds`."""
+    zero = spread(like(into, 0))
+    for c in range(0, out_width, 8):
+        s0, s1, s2, s3 = zero, zero, zero, zero
+        place = head * width * out_width + c
+        for t in range(at_vector, at_vector + width, 4):  # one chain of additions would wait for itself
+            s0 = fma(spread(vector[t]), load(matrices, place), s0)
+            s1 = fma(spread(vector[t + 1]), load(matrices, place + out_width), s1)
+            s2 = fma(spread(vector[t + 2]), load(matrices, place + 2 * out_width), s2)
+            s3 = fma(spread(vector[t + 3]), load(matrices, place + 3 * out_width), s3)
+            place += 4 * out_width
+        total = (s0 + s1) + (s2 + s3)
+        if adds:
+            total = total + load(into, at + c)
+        store(into, at + c, total)
+
+
+@part
 def clear_features(features, count, edge_dim):
     for c in range(edge_dim):
         clear(features.array, features.at + c * features.step, count)
@@ -655,6 +674,10 @@ class Terms(NamedTuple):
     query_attr: Any
     edge_attr: Any
     edge_type: Any
+    to_features: Any  # matrices of each head, from query to query_attr; backward, from grad_out to grad_out_attr
+    from_features: (
+        Any  # from out_attr to what it adds to out; from query_attr's gradient to what it adds to the query's
+    )
     bias: Any  # tables
     gate: Any
     head_mask: Any
@@ -948,10 +971,21 @@ def ask_ahead(table, stride, at, width, first, stop, src):
             prefetch(table, place + c)
 
 
+@part
+def add_features(outputs, at_row, head, sizes, terms):
+    """Adds to out what out_attr brings."""
+    value_dim, edge_dim = sizes.value_dim, sizes.edge_dim
+    project(
+        outputs.out, at_row * value_dim, True, outputs.out_attr, at_row * edge_dim, edge_dim,
+        terms.from_features, head, value_dim,
+    )  # fmt: skip
+
+
 @part_of_rows
 def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, outputs, row, tile):
     """Serves targets [begin, end) edge by edge."""
     head_dim, value_dim, group = sizes.head_dim, sizes.value_dim, sizes.num_heads // sizes.num_key_heads
+    edge_dim = sizes.edge_dim
     plain, has_mask = is_plain(sizes, terms, rules), is_given(terms.head_mask)
     scores, one = tile.scores, like(outputs.out, 1)
     ptr, src = graph.target_ptr, graph.src
@@ -968,6 +1002,18 @@ def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, q
             query_at = target * sizes.query_stride + head * head_dim
             dots(scores, count, query, query_at, nodes.keys, row.nodes, nodes.key_stride, key_at, head_dim)
             ask_ahead(nodes.values, nodes.value_stride, value_at, value_dim, next_edge, ahead, src)
+            if is_given(terms.to_features):
+                project(
+                    terms.query_attr,
+                    at_row * edge_dim,
+                    False,
+                    query,
+                    query_at,
+                    head_dim,
+                    terms.to_features,
+                    head,
+                    edge_dim,
+                )
             if not plain:
                 num_types = add_terms(row, row.features, count, at_row, head, scores, 0, sizes, terms, rules)
             scale, columns = rules.scale if plain else one, count + -count % 8
@@ -986,6 +1032,8 @@ def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, q
                     outputs.out, at_row * value_dim, count, scores, 0, nodes.values, row.nodes,
                     nodes.value_stride, value_at, value_dim,
                 )  # fmt: skip
+            if sees and is_given(terms.from_features):
+                add_features(outputs, at_row, head, sizes, terms)
 
 
 @part
@@ -1048,6 +1096,12 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
                     if rules.keep_scale != 1:
                         hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
                     features = Features(tile.features, (target - begin) * step * sizes.edge_dim, step)
+                    if is_given(terms.to_features):
+                        project(
+                            terms.query_attr, at_row * sizes.edge_dim, False,
+                            query, target * sizes.query_stride + head * head_dim, head_dim,
+                            terms.to_features, head, sizes.edge_dim,
+                        )  # fmt: skip
                     num_types = add_terms(row, features, count, at_row, head, scores, at, sizes, terms, rules)
                 scale, start = rules.scale if plain else one, at - begin_row
                 sees = softmax(
@@ -1068,6 +1122,9 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
                 outputs.out, (first * num_heads + head) * value_dim, num_heads * value_dim, scores, BEFORE, ld, 1,
                 tile.value_rows, left * value_dim, value_dim, depth, value_dim, rows,
             )  # fmt: skip
+            for target in range(first, first + rows if is_given(terms.from_features) else first):
+                if outputs.lse[target * num_heads + head] != -np.inf:
+                    add_features(outputs, target * num_heads + head, head, sizes, terms)
 
 
 @part
@@ -1141,7 +1198,8 @@ def part_rows(pairs, stride, key, value, key_at, value_at, key_head, num_nodes, 
 @kernel
 def attention(
     begin, end, tasks, packs, target_ptr, src,
-    num_heads, num_key_heads, head_dim, value_dim, edge_dim, query_attr, edge_attr, edge_type,
+    num_heads, num_key_heads, head_dim, value_dim, edge_dim,
+    query_attr, edge_attr, edge_type, to_features, from_features,
     bias, bias_step, bias_head_step, gate, gate_step, gate_head_step, head_mask, edge_id,
     scale, clip, keep_scale, threshold, seed,
     query, query_stride, key, key_stride, value, value_stride, num_nodes, out, out_attr, weights, lse,
@@ -1149,7 +1207,7 @@ def attention(
     """Writes out, out_attr and lse, and weights before gates where they are wanted: zero on arrival, else empty."""
     sizes = Sizes(num_heads, num_key_heads, head_dim, value_dim, edge_dim, query_stride)
     terms = Terms(
-        optional(query_attr), optional(edge_attr), optional(edge_type),
+        optional(query_attr), optional(edge_attr), optional(edge_type), optional(to_features), optional(from_features),
         Table(optional(bias), bias_step, bias_head_step), Table(optional(gate), gate_step, gate_head_step),
         optional(head_mask), optional(edge_id),
     )  # fmt: skip
@@ -1212,6 +1270,11 @@ def differentiate_row(
     """`differentiate` with all terms, and what targets and edges gain from it; those that are not new have theirs."""
     edge_dim = sizes.edge_dim
     at_attr = at_row * edge_dim
+    if is_given(terms.to_features):
+        project(
+            upstream.grad_out_attr, at_attr, False, upstream.grad_out, at_row * sizes.value_dim, sizes.value_dim,
+            terms.to_features, head, edge_dim,
+        )  # fmt: skip
     num_types = add_terms(row, features, count, at_row, head, scores, at, sizes, terms, rules)
     if is_given(terms.edge_type):
         look_up(row.attr_slopes, count, row.types, num_types, upstream.grad_out_attr, at_attr)
@@ -1240,11 +1303,22 @@ def differentiate_row(
 
 
 @part
+def add_feature_slopes(grads, at_row, head, sizes, terms):
+    """Adds to the query's gradient what that of query_attr brings."""
+    head_dim, edge_dim = sizes.head_dim, sizes.edge_dim
+    project(
+        grads.query, at_row * head_dim, True, grads.query_attr, at_row * edge_dim, edge_dim,
+        terms.from_features, head, head_dim,
+    )  # fmt: skip
+
+
+@part
 def mean_slope(at_row, sizes, upstream):
-    """delta_i of the formulas."""
+    """delta_i of the formulas; what out_attr brings may be in out."""
     value_dim, edge_dim = sizes.value_dim, sizes.edge_dim
     delta = dot(upstream.grad_out, at_row * value_dim, upstream.out, at_row * value_dim, value_dim)
-    delta += dot(upstream.grad_out_attr, at_row * edge_dim, upstream.out_attr, at_row * edge_dim, edge_dim)
+    if is_given(upstream.out_attr):
+        delta += dot(upstream.grad_out_attr, at_row * edge_dim, upstream.out_attr, at_row * edge_dim, edge_dim)
     return delta - upstream.grad_lse[at_row]
 
 
@@ -1299,6 +1373,8 @@ def differentiate_rows(
                     grads.query, at_row * head_dim, count, scores, 0, nodes.keys, row.nodes,
                     nodes.key_stride, key_at, head_dim,
                 )  # fmt: skip
+                if is_given(terms.from_features):
+                    add_feature_slopes(grads, at_row, head, sizes, terms)
             if is_given(grads.key):
                 key_at = grad_nodes.key_at + key_head * grad_nodes.key_step
                 ask_ahead(grad_nodes.keys, grad_nodes.key_stride, key_at, head_dim, next_edge, ahead, src)
@@ -1404,6 +1480,9 @@ def differentiate_tile(
                     grads.query, (first * num_heads + head) * head_dim, num_heads * head_dim, scores, at_group, ld, 1,
                     tile.key_rows, left * head_dim, head_dim, depth, head_dim, rows,
                 )  # fmt: skip
+                for target in range(first, first + rows if is_given(terms.from_features) else first):
+                    if upstream.lse[target * num_heads + head] != -np.inf:
+                        add_feature_slopes(grads, target * num_heads + head, head, sizes, terms)
         first, last = begin, begin  # the targets that see some of four sources
         for column in range(0, width, GROUP):
             while first < end and src[ptr[first + 1] - 1] - low < column:
@@ -1434,7 +1513,8 @@ def differentiate_tile(
 @kernel
 def attention_backward(
     begin, end, tasks, packs, target_ptr, src,
-    num_heads, num_key_heads, head_dim, value_dim, edge_dim, query_attr, edge_attr, edge_type,
+    num_heads, num_key_heads, head_dim, value_dim, edge_dim,
+    query_attr, edge_attr, edge_type, to_features, from_features,
     bias, bias_step, bias_head_step, gate, gate_step, gate_head_step, head_mask, edge_id,
     scale, clip, keep_scale, threshold, seed,
     query, query_stride, key, key_stride, value, value_stride, num_nodes,
@@ -1447,7 +1527,7 @@ def attention_backward(
     """
     sizes = Sizes(num_heads, num_key_heads, head_dim, value_dim, edge_dim, query_stride)
     terms = Terms(
-        optional(query_attr), optional(edge_attr), optional(edge_type),
+        optional(query_attr), optional(edge_attr), optional(edge_type), optional(to_features), optional(from_features),
         Table(optional(bias), bias_step, bias_head_step), Table(optional(gate), gate_step, gate_head_step),
         optional(head_mask), optional(edge_id),
     )  # fmt: skip

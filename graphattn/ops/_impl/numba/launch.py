@@ -27,8 +27,12 @@ EDGE_PARTS, PART_DEGREE = 8, 256  # and where edges want gradients: parts, if so
 def attention(
     query, key, value, target_ptr, src,
     query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
-    wants_weights,
+    wants_weights, to_features=None, from_features=None,
 ):  # fmt: skip
+    """As `fused.attention_on_cpu`.
+
+    Given to_features, as in `kernels.Terms`, query_attr is written; given from_features, out has what out_attr brings.
+    """
     dtype = _compute_dtype(query)
     features = _features(query_attr, edge_attr, edge_type)
     out, out_attr = (_new_vectors(_empty, query, columns, dtype) for columns in (value, features))
@@ -37,7 +41,8 @@ def attention(
     lse = _empty(query.shape[:2], dtype)
     ptr, sources = _array(target_ptr), _array(src)
     packs = _packs(ptr, sources, key, value)
-    terms = _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, packs)
+    matrices = _matrices(dtype, to_features, from_features)
+    terms = _terms(dtype, query_attr, edge_attr, edge_type, matrices, edge_bias, edge_gate, head_mask, edge_id, packs)
     settings = *_sizes(query, key, value, features), *terms, *_rules(dtype, scale, logit_clip, dropout_p, seed)
     num_threads = threads.available(len(src) * _work(query, key, value, edge_attr, edge_attr))
     tasks = _forward_tasks(ptr, key.shape[1], num_threads, packs)
@@ -61,15 +66,21 @@ def attention_backward(
     grad_out, grad_out_attr, grad_lse, grad_weights, out, out_attr, lse,
     query, key, value, target_ptr, src,
     query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, seed, scale, logit_clip, dropout_p,
-    wanted,
+    wanted, to_features=None, from_features=None,
 ):  # fmt: skip
+    """As `fused.attention_backward_on_cpu`; without out_attr, what it brings is in out.
+
+    Given to_features, as in `kernels.Terms`, grad_out_attr is written; given from_features, the query's gradient has
+    what that of query_attr brings.
+    """
     dtype = _compute_dtype(query)
     features = _features(query_attr, edge_attr, edge_type)
     num_heads, num_edges = query.shape[1], len(src)
     ptr, sources = _array(target_ptr), _array(src)
     work = 2 * num_edges * _work(query, key, value, edge_attr, edge_attr)
     stages, num_parts, packs = _backward_stages(ptr, sources, key, value, work, any(wanted[4:]))
-    terms = _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, packs)
+    matrices = _matrices(dtype, to_features, from_features)
+    terms = _terms(dtype, query_attr, edge_attr, edge_type, matrices, edge_bias, edge_gate, head_mask, edge_id, packs)
     settings = *_sizes(query, key, value, features), *terms, *_rules(dtype, scale, logit_clip, dropout_p, seed)
 
     wants_query, wants_key, wants_value, wants_query_attr, wants_edge_attr, wants_bias, wants_gate = wanted
@@ -126,6 +137,51 @@ def attention_backward(
     )
     inputs = query, key, value, query_attr, edge_attr, edge_bias, edge_gate
     return _finish(wanted_grads, inputs, wanted)
+
+
+def featured_attention(
+    query, key, value, target_ptr, src, edge_attr, edge_key_weight, edge_value_weight,
+    edge_bias, edge_gate, head_mask, seed, scale, logit_clip, dropout_p,
+):  # fmt: skip
+    dtype = _compute_dtype(query)
+    make = _zeros if edge_key_weight is None else _empty
+    query_attr = make((*query.shape[:2], _width(edge_attr)), dtype)
+    out, out_attr, lse, _ = attention(
+        query, key, value, target_ptr, src, query_attr, edge_attr, None, edge_bias, edge_gate, head_mask, None, seed,
+        scale, logit_clip, dropout_p, False,
+        to_features=edge_key_weight,
+        from_features=None if edge_value_weight is None else edge_value_weight.transpose(1, 2),
+    )  # fmt: skip
+    return out, out_attr, lse, _trim(query_attr, edge_attr, dtype)
+
+
+def featured_attention_backward(
+    grad_out, grad_lse, out, out_attr, lse, query_attr, query, key, value, target_ptr, src,
+    edge_attr, edge_key_weight, edge_value_weight, edge_bias, edge_gate, head_mask, seed, scale, logit_clip, dropout_p,
+    wanted,
+):  # fmt: skip
+    dtype = _compute_dtype(query)
+    of_query, of_key, of_value, of_attr, of_key_weight, of_value_weight, of_bias, of_gate = wanted
+    make = _zeros if edge_value_weight is None else _empty
+    grad_out_attr = make((*query.shape[:2], _width(edge_attr)), dtype)
+    of_query_attr = edge_key_weight is not None and (of_query or of_key_weight)
+    made = attention_backward(
+        grad_out, grad_out_attr, grad_lse, torch.empty(0, dtype=dtype), out, None, lse,
+        query, key, value, target_ptr, src,
+        query_attr, edge_attr, None, edge_bias, edge_gate, head_mask, None, seed, scale, logit_clip, dropout_p,
+        [of_query, of_key, of_value, of_query_attr, of_attr, of_bias, of_gate],
+        to_features=edge_value_weight,
+        from_features=edge_key_weight.transpose(1, 2) if of_query_attr else None,
+    )  # fmt: skip
+
+    grad_query, grad_key, grad_value, grad_query_attr, grad_attr, grad_bias, grad_gate = made
+
+    def summed(x, y, weight, want):
+        return summed_head_products(x.to(dtype), y.to(dtype)).to(weight.dtype) if want else torch.empty(0)
+
+    grad_key_weight = summed(query, grad_query_attr, edge_key_weight, of_key_weight)
+    grad_value_weight = summed(grad_out, out_attr, edge_value_weight, of_value_weight)
+    return grad_query, grad_key, grad_value, grad_attr, grad_key_weight, grad_value_weight, grad_bias, grad_gate
 
 
 def _packs(ptr, src, key, value):
@@ -471,16 +527,23 @@ def _sizes(query, key, value, edge_attr):
     return query.shape[1], key.shape[1], _width(key), _width(value), _width(edge_attr)
 
 
-def _terms(dtype, query_attr, edge_attr, edge_type, edge_bias, edge_gate, head_mask, edge_id, by_head):
+def _terms(dtype, query_attr, edge_attr, edge_type, matrices, edge_bias, edge_gate, head_mask, edge_id, by_head):
     """What `kernels.Terms` has, as arrays and steps in a row."""
     return (
         *_vectors(dtype, query_attr, edge_attr),
         _optional_array(edge_type, torch.int64),
+        *matrices,
         *_table(edge_bias, dtype, by_head),
         *_table(edge_gate, dtype, by_head),
         _optional_array(None if head_mask is None else head_mask.view(torch.uint8), torch.uint8),
         _optional_array(edge_id, torch.int64),
     )
+
+
+def _matrices(dtype, *given):
+    """Arrays of matrices [num_heads, width, out_width] in whole lanes both ways; empty for None."""
+    missing = [None if x is None else (0, -x.shape[2] % WIDTH, 0, -x.shape[1] % WIDTH) for x in given]
+    return [_nothing(dtype) if x is None else _array(pad(x, lanes), dtype) for x, lanes in zip(given, missing)]
 
 
 def _table(table, dtype, by_head):
