@@ -396,10 +396,11 @@ def _run_fused_with_weights(
     if dtype in HALF and terms.edge_value_weight is not None:
         query, key, value = _widened("fused", query, key, value)
     with _full_precision(query.device):
-        out, out_attr, weights = fused.attention_and_weights(
+        if terms.edge_attr is not None:
+            out, _, weights = _run_featured(query, key, value, plan, terms, wants_weights=True)
+            return out.to(dtype), weights
+        out, _, weights = fused.attention_and_weights(
             query, key, value, plan,
-            query_attr=_query_attr("fused", query, terms),
-            edge_attr=terms.edge_attr,
             edge_bias=terms.edge_bias,
             edge_gate=terms.edge_gate,
             head_mask=plan.head_mask,
@@ -408,8 +409,28 @@ def _run_fused_with_weights(
             dropout_p=terms.dropout_p,
             seed=terms.seed,
         )  # fmt: skip
-        out = _add_edge_values("fused", out, out_attr, terms)
     return out.to(dtype), weights
+
+
+def _run_featured(
+    query: Tensor, key: Tensor, value: Tensor, plan: Plan, terms: Terms, wants_weights: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns out, lse, and weights where they are wanted."""
+    assert terms.edge_attr is not None
+    return featured.attention(
+        query, key, value, plan,
+        edge_attr=terms.edge_attr,
+        edge_key_weight=terms.edge_key_weight,
+        edge_value_weight=terms.edge_value_weight,
+        edge_bias=terms.edge_bias,
+        edge_gate=terms.edge_gate,
+        head_mask=plan.head_mask,
+        scale=terms.scale,
+        logit_clip=terms.logit_clip,
+        dropout_p=terms.dropout_p,
+        seed=terms.seed,
+        wants_weights=wants_weights,
+    )  # fmt: skip
 
 
 def _add_edge_values(impl: str, out: Tensor, out_attr: Tensor | None, terms: Terms) -> Tensor:
@@ -449,13 +470,7 @@ def _run_folded(
         plan = plan or graph.enumerate().plan()
     if impl == "fused" and terms.edge_attr is not None:
         assert plan is not None
-        weights: dict[str, Any] = {
-            "edge_key_weight": terms.edge_key_weight,
-            "edge_value_weight": terms.edge_value_weight,
-        }
-        out, lse = featured.attention(
-            query, key, value, plan, head_mask=plan.head_mask, **weights, **shared, **per_edge
-        )
+        out, lse, _ = _run_featured(query, key, value, plan, terms)
         return out, None, lse
     shared["query_attr"] = _query_attr(impl, query, terms)
     if impl != "blocks":

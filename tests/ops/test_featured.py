@@ -150,19 +150,20 @@ def test_what_runs_on_cuda_composes_the_same(parts: str, dtype: torch.dtype, mon
     plan, given = graph.plan(), {name: x.detach() for name, x in inputs_for(graph, PARTS[parts], dtype).items()}
     ptrs = plan.target_ptr, plan.src, plan.dst, plan.source_ptr, plan.source_order
     head, terms = (given["query"], given["key"], given["value"], *ptrs), [given.get(name) for name in TERMS]
-    numbers = None, None, *fused.NO_WINDOWS, 0.4, None, 0.0
-    made = [way(*head, *terms, *numbers) for way in (featured._attention_on_cpu, featured._attention_on_cuda)]
+    numbers = None, None, *fused.NO_WINDOWS, 0.4, None, 0.0, True
+    made = [way(*head, *terms, *numbers) for way in (featured.attention_on_cpu, featured.attention_on_cuda)]
     tolerance = EXACT if dtype == torch.float64 else {"atol": 1e-5, "rtol": 1e-5}
     assert_close(*made, **tolerance)
     fake = featured._fake_attention(*head, *terms, *numbers)
     assert [(x.shape, x.dtype) for x in made[1]] == [(x.shape, x.dtype) for x in fake]
-    out, _, lse, _ = made[0]
+    out, out_attr, lse, weights, query_attr = made[0]
+    passed = out.cos(), lse.sin(), weights.cos(), out, out_attr, lse, query_attr
     wanted = [True, True, True, *(term is not None for term in terms)]
     grads = [
-        way(out.cos(), lse.sin(), *made[0], *head, *terms, *numbers, wanted)
-        for way in (featured._attention_backward_on_cpu, featured._attention_backward_on_cuda)
+        way(*passed, *head, *terms, *numbers[:-1], wanted)
+        for way in (featured.attention_backward_on_cpu, featured.attention_backward_on_cuda)
     ]
-    fake = featured._fake_attention_backward(out, lse, *made[0], *head, *terms, *numbers, wanted)
+    fake = featured._fake_attention_backward(*passed, *head, *terms, *numbers[:-1], wanted)
     for one, other, expected, want in zip(*grads, fake, wanted, strict=True):
         if want:
             assert_close(one, other, **tolerance)
@@ -175,7 +176,7 @@ def test_the_operators_keep_the_promises_of_torch_library() -> None:
     graph = GRAPHS["window"]
     plan, given = graph.plan(), inputs_for(graph)
     ptrs = plan.target_ptr, plan.src, plan.dst, plan.source_ptr, plan.source_order
-    numbers = None, None, *fused.NO_WINDOWS, 0.4, None, 0.0
+    numbers = None, None, *fused.NO_WINDOWS, 0.4, None, 0.0, True
     terms = [given.get(name) for name in TERMS]
     torch.library.opcheck(
         featured.featured_attention, (given["query"], given["key"], given["value"], *ptrs, *terms, *numbers)

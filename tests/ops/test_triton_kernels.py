@@ -28,7 +28,7 @@ from triton.runtime.jit import JITFunction
 from graphattn.connectivity import sliding_window
 from graphattn.ops import _dispatch as dispatch
 from graphattn.ops import graph_attention
-from graphattn.ops._impl import fused
+from graphattn.ops._impl import featured, fused
 from graphattn.ops._impl.triton import launch, window_kernels
 from graphattn.ops.capability import runs_on
 from tests.ops.test_fused_kernels import (
@@ -86,6 +86,22 @@ class Attention(torch.autograd.Function):
         return fused._attention_gradients(ctx, *grads)
 
 
+class Featured(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, *arguments):
+        outputs = on("cpu", featured.attention_on_cuda(*on(DEVICE, arguments)))
+        featured._remember(ctx, arguments, outputs)
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return featured._gradients(ctx, *grads)
+
+
+def featured_gradients(*arguments):
+    return on("cpu", featured.attention_backward_on_cuda(*on(DEVICE, arguments)))
+
+
 class Logits(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *arguments):
@@ -102,6 +118,8 @@ def fused_on_cuda(monkeypatch):
     """Lets `fused` call what its operators call on CUDA."""
     monkeypatch.setattr(fused, "fused_attention", Attention.apply)
     monkeypatch.setattr(fused, "fused_attention_backward", attention_gradients)
+    monkeypatch.setattr(featured, "featured_attention", Featured.apply)
+    monkeypatch.setattr(featured, "featured_attention_backward", featured_gradients)
     monkeypatch.setattr(fused, "fused_logits", Logits.apply)
     monkeypatch.setattr(fused, "fused_logits_backward", logits_gradients)
     if DEVICE == "cpu":
@@ -587,8 +605,9 @@ def test_on_a_gpu_the_operators_repeat_their_bits_and_are_captured_in_a_graph(mo
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_values_of_edges_leave_keys_and_values_in_half_precision_and_are_rounded_once(monkeypatch, dtype, name):
     monkeypatch.setattr(dispatch, "_reads_mixed", lambda device: True)
-    seen, attend = [], fused.fused_attention
-    monkeypatch.setattr(fused, "fused_attention", lambda *x: (seen.append([y.dtype for y in x[:3]]), attend(*x))[1])
+    seen, place = [], (featured, "featured_attention") if name == "features" else (fused, "fused_attention")
+    attend = getattr(*place)
+    monkeypatch.setattr(*place, lambda *x: (seen.append([y.dtype for y in x[:3]]), attend(*x))[1])
     graph, generator = sliding_window(23, 3), torch.Generator().manual_seed(0)
     num_rows = graph.num_edges if name == "features" else 5
 

@@ -31,39 +31,42 @@ def attention(
     logit_clip: float | None = None,
     dropout_p: float = 0.0,
     seed: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Returns out and lse as `fused.attention` does, values of edges included.
+    wants_weights: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns out and lse of `fused.attention`, values of edges included, and weights of `fused.attention_and_weights`.
 
     Args:
         edge_attr: [num_edges, edge_dim].
         edge_key_weight: [num_heads, head_dim, edge_dim], what turns features into keys; None where they are not added.
         edge_value_weight: [num_heads, value_dim, edge_dim], the same for values.
+        wants_weights: without, weights have no element.
     """
-    out, _, lse, _ = featured_attention(
+    out, _, lse, weights, _ = featured_attention(
         query, key, value, plan.target_ptr, plan.src, plan.dst, plan.source_ptr, plan.source_order,
         edge_attr, edge_key_weight, edge_value_weight, edge_bias, edge_gate, head_mask, seed,
-        *(plan.windows or fused.NO_WINDOWS), scale, logit_clip, dropout_p,
+        *(fused.NO_WINDOWS if wants_weights else plan.windows or fused.NO_WINDOWS),
+        scale, logit_clip, dropout_p, wants_weights,
     )  # fmt: skip
-    return out, lse
+    return out, lse, weights.t() if wants_weights else weights
 
 
-def _attention_on_cpu(
+def attention_on_cpu(
     query: Tensor, key: Tensor, value: Tensor,
     target_ptr: Tensor, src: Tensor, dst: Tensor, source_ptr: Tensor, source_order: Tensor,
     edge_attr: Tensor, edge_key_weight: Tensor | None, edge_value_weight: Tensor | None,
     edge_bias: Tensor | None, edge_gate: Tensor | None, head_mask: Tensor | None, seed: Tensor | None,
     target_window_ptr: Tensor | None, target_slots: Tensor | None,
     source_window_ptr: Tensor | None, source_slots: Tensor | None,
-    scale: float, logit_clip: float | None, dropout_p: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """out, out_attr and lse of `fused.attention`, out of the whole, and query_attr."""
+    scale: float, logit_clip: float | None, dropout_p: float, wants_weights: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """out, out_attr, lse and weights of `fused.fused_attention`, out of the whole, and query_attr."""
     return fused.on_cpu().featured_attention(
         query, key, value, target_ptr, src, edge_attr, edge_key_weight, edge_value_weight,
-        edge_bias, edge_gate, head_mask, seed, scale, logit_clip, dropout_p,
+        edge_bias, edge_gate, head_mask, seed, scale, logit_clip, dropout_p, wants_weights,
     )  # fmt: skip
 
 
-def _attention_on_cuda(
+def attention_on_cuda(
     query, key, value, target_ptr, src, dst, source_ptr, source_order, edge_attr, edge_key_weight, edge_value_weight,
     edge_bias, edge_gate, head_mask, seed, *windows_and_numbers,
 ):  # fmt: skip
@@ -71,13 +74,13 @@ def _attention_on_cuda(
     query_attr = query.new_zeros((*query.shape[:2], edge_attr.shape[1]), dtype=dtype)
     if edge_key_weight is not None:
         query_attr = _products(query, edge_key_weight, dtype).contiguous()
-    out, out_attr, lse, _ = fused.attention_on_cuda(
+    out, out_attr, lse, weights = fused.attention_on_cuda(
         query, key, value, target_ptr, src, dst, source_ptr, source_order,
-        query_attr, edge_attr, None, edge_bias, edge_gate, head_mask, None, seed, *windows_and_numbers, False,
+        query_attr, edge_attr, None, edge_bias, edge_gate, head_mask, None, seed, *windows_and_numbers,
     )  # fmt: skip
     if edge_value_weight is not None:
         out += _products(out_attr, edge_value_weight.transpose(1, 2), dtype)
-    return out, out_attr, lse, query_attr
+    return out, out_attr, lse, weights, query_attr
 
 
 def _products(x, matrices, dtype):
@@ -86,14 +89,17 @@ def _products(x, matrices, dtype):
 
 
 def _fake_attention(query, key, value, target_ptr, src, dst, source_ptr, source_order, edge_attr, *others):
+    wants_weights = others[-1]
     dtype = fused.compute_dtype(query)
     of_attr = *query.shape[:2], edge_attr.shape[1]
     out, lse = query.new_empty((*query.shape[:2], value.shape[2])), query.new_empty(query.shape[:2], dtype=dtype)
-    return out, query.new_empty(of_attr), lse, query.new_empty(of_attr, dtype=dtype)
+    weights = lse.new_empty((query.shape[1], src.shape[0]) if wants_weights else 0)
+    return out, query.new_empty(of_attr), lse, weights, query.new_empty(of_attr, dtype=dtype)
 
 
-def _attention_backward_on_cpu(
-    grad_out: Tensor, grad_lse: Tensor, out: Tensor, out_attr: Tensor, lse: Tensor, query_attr: Tensor,
+def attention_backward_on_cpu(
+    grad_out: Tensor, grad_lse: Tensor, grad_weights: Tensor,
+    out: Tensor, out_attr: Tensor, lse: Tensor, query_attr: Tensor,
     query: Tensor, key: Tensor, value: Tensor,
     target_ptr: Tensor, src: Tensor, dst: Tensor, source_ptr: Tensor, source_order: Tensor,
     edge_attr: Tensor, edge_key_weight: Tensor | None, edge_value_weight: Tensor | None,
@@ -104,14 +110,14 @@ def _attention_backward_on_cpu(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of query, key, value, edge_attr, both weights, edge_bias and edge_gate, empty where not wanted."""
     return fused.on_cpu().featured_attention_backward(
-        grad_out, grad_lse, out, out_attr, lse, query_attr, query, key, value, target_ptr, src,
+        grad_out, grad_lse, grad_weights, out, out_attr, lse, query_attr, query, key, value, target_ptr, src,
         edge_attr, edge_key_weight, edge_value_weight, edge_bias, edge_gate, head_mask, seed,
         scale, logit_clip, dropout_p, wanted,
     )  # fmt: skip
 
 
-def _attention_backward_on_cuda(
-    grad_out, grad_lse, out, out_attr, lse, query_attr, query, key, value,
+def attention_backward_on_cuda(
+    grad_out, grad_lse, grad_weights, out, out_attr, lse, query_attr, query, key, value,
     target_ptr, src, dst, source_ptr, source_order, edge_attr, edge_key_weight, edge_value_weight,
     edge_bias, edge_gate, head_mask, seed, *others,
 ):  # fmt: skip
@@ -123,7 +129,7 @@ def _attention_backward_on_cuda(
         grad_out_attr = _products(grad_out, edge_value_weight, dtype).to(out_attr.dtype).contiguous()
     of_query_attr = edge_key_weight is not None and (of_query or of_key_weight)
     made = fused.attention_backward_on_cuda(
-        grad_out, grad_out_attr, grad_lse, lse.new_empty(0), out, nothing, lse, query, key, value,
+        grad_out, grad_out_attr, grad_lse, grad_weights, out, nothing, lse, query, key, value,
         target_ptr, src, dst, source_ptr, source_order, query_attr, edge_attr, None,
         edge_bias, edge_gate, head_mask, None, seed, *windows_and_numbers,
         [of_query, of_key, of_value, of_query_attr, of_attr, of_bias, of_gate],
@@ -142,7 +148,7 @@ def _attention_backward_on_cuda(
 
 
 def _fake_attention_backward(
-    grad_out, grad_lse, out, out_attr, lse, query_attr, query, key, value,
+    grad_out, grad_lse, grad_weights, out, out_attr, lse, query_attr, query, key, value,
     target_ptr, src, dst, source_ptr, source_order,
     edge_attr, edge_key_weight, edge_value_weight, edge_bias, edge_gate, *others,
 ):  # fmt: skip
@@ -151,28 +157,26 @@ def _fake_attention_backward(
 
 
 def _remember(ctx, inputs, output):
-    *tensors, ctx.scale, ctx.logit_clip, ctx.dropout_p = inputs
-    ctx.save_for_backward(*output, *tensors)
+    *tensors, ctx.scale, ctx.logit_clip, ctx.dropout_p, _ = inputs
+    out, out_attr, lse, _, query_attr = output
+    ctx.save_for_backward(out, out_attr, lse, query_attr, *tensors)
 
 
-def _gradients(ctx, grad_out, _, grad_lse, __):
+def _gradients(ctx, grad_out, _, grad_lse, grad_weights, __):
     needed = ctx.needs_input_grad
-    places = (0, 1, 2, 8, 9, 10, 11, 12)
-    out, out_attr, lse, *others = ctx.saved_tensors
-    wanted = [needed[place] for place in places]
-    grads = featured_attention_backward(
-        grad_out, grad_lse, out, out_attr, lse, *others, ctx.scale, ctx.logit_clip, ctx.dropout_p, wanted
+    wanted = [*needed[:3], *needed[8:13]]
+    made = featured_attention_backward(
+        grad_out, grad_lse, grad_weights, *ctx.saved_tensors, ctx.scale, ctx.logit_clip, ctx.dropout_p, wanted
     )
-    found = [None] * len(needed)
-    for place, grad, want in zip(places, grads, wanted):
-        found[place] = grad if want else None
-    return tuple(found[:-1])
+    query, key, value, *of_edges = (grad if want else None for grad, want in zip(made, wanted))
+    plan, mask_and_seed, numbers = [None] * 5, [None] * 2, [None] * 4
+    return query, key, value, *plan, *of_edges, *mask_and_seed, *fused.NO_WINDOWS, *numbers
 
 
 featured_attention = make_operator(
     "featured_attention",
-    cpu=_attention_on_cpu,
-    cuda=_attention_on_cuda,
+    cpu=attention_on_cpu,
+    cuda=attention_on_cuda,
     fake=_fake_attention,
     gradients=_gradients,
     remember=_remember,
@@ -181,7 +185,7 @@ featured_attention = make_operator(
 )
 featured_attention_backward = make_operator(
     "featured_attention_backward",
-    cpu=_attention_backward_on_cpu,
-    cuda=_attention_backward_on_cuda,
+    cpu=attention_backward_on_cpu,
+    cuda=attention_backward_on_cuda,
     fake=_fake_attention_backward,
 )

@@ -141,32 +141,31 @@ def attention_backward(
 
 def featured_attention(
     query, key, value, target_ptr, src, edge_attr, edge_key_weight, edge_value_weight,
-    edge_bias, edge_gate, head_mask, seed, scale, logit_clip, dropout_p,
+    edge_bias, edge_gate, head_mask, seed, scale, logit_clip, dropout_p, wants_weights,
 ):  # fmt: skip
     dtype = _compute_dtype(query)
     make = _zeros if edge_key_weight is None else _empty
     query_attr = make((*query.shape[:2], _width(edge_attr)), dtype)
-    out, out_attr, lse, _ = attention(
+    out, out_attr, lse, weights = attention(
         query, key, value, target_ptr, src, query_attr, edge_attr, None, edge_bias, edge_gate, head_mask, None, seed,
-        scale, logit_clip, dropout_p, False,
+        scale, logit_clip, dropout_p, wants_weights,
         to_features=edge_key_weight,
         from_features=None if edge_value_weight is None else edge_value_weight.transpose(1, 2),
     )  # fmt: skip
-    return out, out_attr, lse, _trim(query_attr, edge_attr, dtype)
+    return out, out_attr, lse, weights, _trim(query_attr, edge_attr, dtype)
 
 
 def featured_attention_backward(
-    grad_out, grad_lse, out, out_attr, lse, query_attr, query, key, value, target_ptr, src,
+    grad_out, grad_lse, grad_weights, out, out_attr, lse, query_attr, query, key, value, target_ptr, src,
     edge_attr, edge_key_weight, edge_value_weight, edge_bias, edge_gate, head_mask, seed, scale, logit_clip, dropout_p,
     wanted,
 ):  # fmt: skip
     dtype = _compute_dtype(query)
     of_query, of_key, of_value, of_attr, of_key_weight, of_value_weight, of_bias, of_gate = wanted
-    make = _zeros if edge_value_weight is None else _empty
-    grad_out_attr = make((*query.shape[:2], _width(edge_attr)), dtype)
+    grad_out_attr = _zeros((*query.shape[:2], _width(edge_attr)), dtype)  # of targets that see nothing, it stays zero
     of_query_attr = edge_key_weight is not None and (of_query or of_key_weight)
     made = attention_backward(
-        grad_out, grad_out_attr, grad_lse, torch.empty(0, dtype=dtype), out, None, lse,
+        grad_out, grad_out_attr, grad_lse, grad_weights, out, None, lse,
         query, key, value, target_ptr, src,
         query_attr, edge_attr, None, edge_bias, edge_gate, head_mask, None, seed, scale, logit_clip, dropout_p,
         [of_query, of_key, of_value, of_query_attr, of_attr, of_bias, of_gate],
