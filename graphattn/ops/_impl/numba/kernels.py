@@ -1611,6 +1611,17 @@ def attention_backward(
 
 
 @kernel
+def count_ranged(target_ptr, src):
+    """Edges of rows that see a range of sources without gaps, as rows of tiles do."""
+    total = 0
+    for row in range(len(target_ptr) - 1):
+        first, stop = target_ptr[row], target_ptr[row + 1]
+        if stop - first >= GROUP and src[stop - 1] - src[first] == stop - first - 1:
+            total += stop - first
+    return total
+
+
+@kernel
 def lay_in_huge_pages(array):
     """Asks for huge pages under an array that nobody has written to."""
     ask_for_huge_pages(array)

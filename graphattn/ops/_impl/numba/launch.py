@@ -184,21 +184,12 @@ def featured_attention_backward(
 
 
 def _packs(ptr, src, key, value):
-    """Whether a head's keys and values are worth being packed together: they are read many times, edge by edge, and fit
-    a cache."""
+    """Whether a head's keys and values are worth being packed: they are read many times, by edge, and fit a cache."""
     num_nodes, num_key_heads, _ = key.shape
     num_bytes = num_nodes * (_width(key) + _width(value)) * (8 if key.dtype == torch.float64 else 4)
     if num_key_heads == 1 or num_bytes > CACHE_BYTES or ptr[-1] < MIN_PACKED_DEGREE * num_nodes:
         return False
-    return 2 * _num_ranged(ptr, src) < ptr[-1]
-
-
-def _num_ranged(ptr, src):
-    """Edges of rows that see a range of sources without gaps, which kernels copy several rows at once."""
-    count = np.diff(ptr)
-    filled = np.flatnonzero(count >= kernels.GROUP)
-    count, first = count[filled], ptr[filled]
-    return int(count[src[first + count - 1] - src[first] == count - 1].sum())
+    return 2 * kernels.count_ranged(ptr, src) < ptr[-1]
 
 
 def _forward_tasks(ptr, num_key_heads, num_threads, packs):
