@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from graphattn.connectivity import full, sliding_window
+from graphattn.connectivity import full, global_tokens, sliding_window
 from graphattn.graph import AttentionGraph
 from graphattn.ops import attention_with_lse, graph_attention
 from graphattn.ops._impl import featured, fused
@@ -67,6 +67,14 @@ SHAPES = {
     "loose": lambda: sliding_window(150, 12).keep(lambda src, dst: (src * 7 + dst * 3) % 5 > 0),
     "few sources": lambda: full(13, dst_sizes=4096),
 }
+# beyond what one thread serves, and with last rows that fill no tile when they are cut at another place
+LARGE = {
+    "one example": lambda: full(331),
+    "molecules": lambda: full(torch.tensor([9, 14, 23] * 60)),
+    "windows": lambda: sliding_window(3001, 17),
+    "hub": lambda: global_tokens(5001, [7]),
+    "loose": lambda: sliding_window(3000, 12).keep(lambda src, dst: (src * 7 + dst * 3) % 5 > 0),
+}
 
 
 @pytest.mark.parametrize("key_heads", [HEADS, 1])
@@ -77,10 +85,11 @@ def test_every_way_through_the_kernels_equals_scatter(shape: str, key_heads: int
     assert_close(results(graph, given, "fused"), results(graph, given, "scatter"), **EXACT)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_bits_do_not_depend_on_the_number_of_threads(shape: str) -> None:
-    graph = SHAPES[shape]().enumerate()
-    given = inputs_for(graph, dtype=torch.float32)
+@pytest.mark.parametrize("parts", ["both", "none"])
+@pytest.mark.parametrize("shape", LARGE)
+def test_bits_do_not_depend_on_the_number_of_threads(shape: str, parts: str) -> None:
+    graph = LARGE[shape]().enumerate()
+    given = inputs_for(graph, PARTS.get(parts, ()), dtype=torch.float32)
     before, found = torch.get_num_threads(), []
     try:
         for num_threads in (1, 2, 5):
@@ -107,7 +116,7 @@ def test_few_sources_are_served_in_parts_where_edges_want_gradients(monkeypatch:
     for name in TERMS:
         given[name] = given[name].detach()
     results(graph, given, "fused", wanted=("query", "key"))
-    assert made == [launch.EDGE_PARTS, 1]
+    assert made == [launch.EDGE_PARTS, launch.MAX_TASKS // HEADS]
 
 
 @pytest.mark.parametrize("place", ["key", "value", "query"])

@@ -1,11 +1,14 @@
 """What `sdpa` promises beyond the meaning of the verb, and who may use it; test_attention.py holds it to `dense`."""
 
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from graphattn.connectivity import full, sliding_window
@@ -158,12 +161,46 @@ def test_only_wanted_gradients_are_made_anew_and_theirs_are_refused() -> None:
         torch.autograd.grad(first.sum(), grad_out)
 
 
-def test_the_kernel_of_another_backend_is_not_trusted() -> None:
+def test_nothing_is_kept_that_autograd_does_not_know_of() -> None:
+    graph, alive = GRAPHS["window"], list[Any]()
+    leaves = inputs_for(graph)
+
+    def call(*leaves: Tensor) -> Tensor:
+        inputs = [x * 1 for x in leaves]
+        alive.extend(weakref.ref(x) for x in inputs)
+        return graph_attention(*inputs, graph, impl="sdpa")
+
+    out = call(*leaves)
+    out.sum().backward()
+    assert all(x() is None for x in alive)
+    checkpointed = torch.utils.checkpoint.checkpoint(call, *leaves, use_reentrant=False)
+    assert all(x() is None for x in alive)
+    grads = torch.autograd.grad(checkpointed.sum(), leaves)
+    assert_close(grads, tuple(x.grad for x in leaves), **EXACT)
+
+
+def test_batched_gradients_and_tensors_without_numbers_are_not_looked_at() -> None:
     graph = GRAPHS["window"]
     leaves = inputs_for(graph)
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        found = results(graph, leaves, "sdpa")
-    assert_close(found, results(graph, leaves, "dense"), **EXACT)
+    out = graph_attention(*leaves, graph, impl="sdpa")
+    rows = torch.randn(3, *out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(2))
+    batched = torch.autograd.grad(out, leaves, rows, is_grads_batched=True, retain_graph=True)
+    for number, row in enumerate(rows):
+        one = torch.autograd.grad(out, leaves, row, retain_graph=True)
+        assert_close(tuple(x[number] for x in batched), one, **EXACT)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fakes = [mode.from_tensor(x.detach()) for x in leaves]
+        assert graph_attention(*fakes, graph, impl="sdpa").shape == out.shape
+
+
+@pytest.mark.parametrize("rest", ["fused", "scatter"])
+def test_without_an_edge_what_is_not_finite_reaches_nobody(rest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_rest_impl", lambda device: rest)
+    graph = GRAPHS["no edges"]
+    leaves = inputs_for(graph)
+    grad_out = torch.full((graph.num_dst_nodes, 3, 5), torch.nan, dtype=torch.float64)
+    out = graph_attention(*leaves, graph, impl="sdpa")
+    assert not any(x.any() for x in (out, *torch.autograd.grad(out, leaves, grad_out)))
 
 
 @pytest.mark.parametrize("has_numba", [True, False])

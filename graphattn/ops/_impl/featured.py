@@ -160,11 +160,16 @@ def _remember(ctx, inputs, output):
     *tensors, ctx.scale, ctx.logit_clip, ctx.dropout_p, _ = inputs
     out, out_attr, lse, _, query_attr = output
     ctx.save_for_backward(out, out_attr, lse, query_attr, *tensors)
+    ctx.set_materialize_grads(False)  # nobody differentiates out_attr and query_attr
 
 
 def _gradients(ctx, grad_out, _, grad_lse, grad_weights, __):
     needed = ctx.needs_input_grad
     wanted = [*needed[:3], *needed[8:13]]
+    out, _, lse = ctx.saved_tensors[:3]
+    grad_out = out.new_zeros(out.shape) if grad_out is None else grad_out
+    grad_lse = lse.new_zeros(lse.shape) if grad_lse is None else grad_lse
+    grad_weights = lse.new_empty(0) if grad_weights is None else grad_weights
     made = featured_attention_backward(
         grad_out, grad_lse, grad_weights, *ctx.saved_tensors, ctx.scale, ctx.logit_clip, ctx.dropout_p, wanted
     )

@@ -11,17 +11,21 @@ edges only.
 
 import math
 from collections.abc import Callable
-from itertools import zip_longest
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from graphattn.graph.plan import Plan
 from graphattn.ops.operators import without_second
 
 Tensors = tuple[Any, ...]  # of gradients, None where none is wanted
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
 NO_DOUBLE_BACKWARD = 'The sdpa implementation has no double backward: use impl="scatter".'
 
@@ -58,45 +62,56 @@ def attention(
     q, k, v = _heads_first(query, width), _heads_first(key, width), _heads_first(value, width)
     if key.shape[1] != query.shape[1]:
         k, v = (x.repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=hidden, scale=scale)
     if hidden is not None and over_edges is not None:
-        out = _watched(out, (q, k, v), over_edges)
-    elif out.requires_grad and not torch.compiler.is_compiling():  # a compiled region has no second derivative
-        assert out.grad_fn is not None
-        out.grad_fn.register_hook(_once)
+        anew = partial(_heads_first_by, over_edges)
+        out = _Watched.apply(q, k, v, hidden, scale, anew)
+        out = out if _is_finite(out) else anew(q, k, v)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=hidden, scale=scale)
+        if out.requires_grad and not torch.compiler.is_compiling():  # a compiled region has no second derivative
+            assert out.grad_fn is not None
+            out.grad_fn.register_hook(_once)
     out = _nodes_first(out)
     return out if width == value_dim else out[..., :value_dim]
 
 
-def _watched(out: Tensor, given: Tensors, over_edges: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-    """Returns out where it is finite and its gradients will be, else what the edges alone make; heads come first."""
+class _Watched(torch.autograd.Function):
+    """What torch's kernel does between queries, keys and values, with gradients that are looked at."""
 
-    def anew(*given: Tensor) -> Tensor:
-        return _heads_first(over_edges(*(_nodes_first(x) for x in given)))
-
-    # of another kernel than this one it is not known what its gradients belong to
-    is_known = out.grad_fn is None or out.grad_fn.name() == "ScaledDotProductFlashAttentionForCpuBackward0"
-    if not (is_known and _is_finite(out)):
-        return anew(*given)
-    if out.grad_fn is None:
+    @staticmethod
+    def forward(ctx, q, k, v, hidden, scale, anew):
+        out, lse = _flash(q, k, v, 0.0, False, attn_mask=hidden, scale=scale)
+        ctx.save_for_backward(q, k, v, hidden, out, lse)
+        ctx.scale, ctx.anew = scale, anew
         return out
 
-    def mend(grads: Tensors, grads_of_out: Tensors) -> Tensors | None:
-        if _is_finite(*(grad for grad in grads if grad is not None)):
-            return _once(grads, grads_of_out)
-        with torch.enable_grad():
-            leaves = [x.detach().requires_grad_() for x in given]
-            found = torch.autograd.grad(anew(*leaves), leaves, grads_of_out[0].detach())
-        grads = tuple(None if old is None else new for old, new in zip_longest(grads, found))
-        return without_second(grads, (*given, *grads_of_out), NO_DOUBLE_BACKWARD) if torch.is_grad_enabled() else grads
-
-    out.grad_fn.register_hook(mend)
-    return out
+    @staticmethod
+    def backward(ctx, grad):
+        *given, hidden, out, lse = ctx.saved_tensors
+        grads = _flash_backward(grad, *given, out, lse, 0.0, False, attn_mask=hidden, scale=ctx.scale)
+        if not _is_finite(*grads):
+            with torch.enable_grad():
+                leaves = [x.detach().requires_grad_() for x in given]
+                found = ctx.anew(*leaves)
+                grads = [torch.zeros_like(x) for x in leaves]
+                if found.requires_grad:  # there is an edge
+                    grads = torch.autograd.grad(found, leaves, grad.detach(), materialize_grads=True)
+        if torch.is_grad_enabled():
+            grads = without_second(tuple(grads), (grad, *given), NO_DOUBLE_BACKWARD)
+        return *(x if want else None for x, want in zip(grads, ctx.needs_input_grad)), None, None, None
 
 
 def _is_finite(*tensors: Tensor) -> bool:
-    """Returns whether all numbers are; it may say no to numbers whose sum is too large."""
+    """Returns whether all numbers are; it may say no to numbers whose sum is too large, and yes where there are none to
+    look at: in a program that is traced without them, or under `is_grads_batched`."""
+    if any(is_fake(x) or torch._C._functorch.is_legacy_batchedtensor(x) for x in tensors):
+        return True
     return all(math.isfinite(x.sum().item()) for x in tensors)
+
+
+def _heads_first_by(over_edges: Callable[[Tensor, Tensor, Tensor], Tensor], *given: Tensor) -> Tensor:
+    """Calls it with heads first and returns heads first."""
+    return _heads_first(over_edges(*(_nodes_first(x) for x in given)))
 
 
 def _nodes_first(x: Tensor) -> Tensor:

@@ -1137,7 +1137,7 @@ def widest_tile(num_nodes, sizes, terms):
 
 @part
 def room_of_features(feature_dim, columns_room):
-    """Numbers for the features of a tile's edges."""
+    """Numbers for the features of a tile's edges; many features leave the second-level cache."""
     return feature_dim * (TILE_CELLS + 8 * TILE_ROWS) if columns_room > 0 else 0
 
 

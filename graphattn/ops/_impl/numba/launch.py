@@ -19,9 +19,10 @@ MIN_PACKED_DEGREE = 8  # below, packing costs more than it saves
 LARGE_BYTES = 2**22  # of an array for which huge pages are asked
 CHUNK_WORK = 4_000_000  # multiply-adds of the smallest chunk that is worth a thread's while
 MAX_CHUNKS = 64
-MIN_TASKS = 4  # with fewer key heads, a graph that cannot be cut is served in parts with sums of their own
+MIN_TASKS = 4  # with fewer key heads, a graph that cannot be cut is served in parts with sums of their own,
+MAX_TASKS, PART_DEGREE = 16, 64  # in more of them if sources have so many edges for each
 MAX_PART_BYTES = 2**28  # of those sums
-EDGE_PARTS, PART_DEGREE = 8, 256  # and where edges want gradients: parts, if sources have so many edges
+EDGE_PARTS, MIN_EDGE_DEGREE = 8, 256  # where edges want gradients: parts, if sources have so many edges
 
 
 def attention(
@@ -193,13 +194,16 @@ def _packs(ptr, src, key, value):
 
 
 def _forward_tasks(ptr, num_key_heads, num_threads, packs):
-    """One task a thread: a share of the heads where heads are packed or one row is more than a share, else of rows."""
+    """Tasks that are shared out to threads one after another: where heads are packed, a share of the heads each; else
+    chunks of rows, cut by sizes and the graph alone, for how rows stand in tiles decides in which order they sum."""
     num_rows = len(ptr) - 1
-    has_hub = num_threads > 1 and num_threads * int(np.diff(ptr).max(initial=0)) > ptr[-1]
-    if (packs or has_hub) and num_key_heads >= num_threads:
+    if packs:
         return _over_heads(0, num_rows, num_key_heads, num_threads)
-    cuts = threads.row_cuts(ptr, num_threads) if num_threads > 1 else (0, num_rows)
-    return np.array([(begin, end, 0, num_key_heads, 0) for begin, end in pairwise(cuts)], np.int64)
+    cuts = threads.row_cuts(ptr, max(1, min(MAX_CHUNKS, num_rows // kernels.TILE_ROWS)))
+    has_hub = num_threads > 1 and num_threads * int(np.diff(ptr).max(initial=0)) > ptr[-1]
+    shares = threads.even_cuts(num_key_heads, num_threads) if has_hub else (0, num_key_heads)
+    tasks = [(*rows, *heads, 0) for heads in pairwise(shares) for rows in pairwise(cuts)]
+    return np.array(tasks, np.int64)
 
 
 def _over_heads(begin, end, num_key_heads, num_tasks, part=0):
@@ -225,11 +229,12 @@ def _backward_stages(ptr, src, key, value, work, wants_edges):
         return stages, 1, False
     packs = _packs(ptr, src, key, value)
     num_nodes, num_parts = max(1, key.shape[0]), 1
-    has_few_sources = wants_edges and not packs and ptr[-1] >= PART_DEGREE * num_nodes
+    has_few_sources = wants_edges and not packs and ptr[-1] >= MIN_EDGE_DEGREE * num_nodes
     if has_few_sources or num_key_heads < MIN_TASKS:
         part_bytes = 8 * num_nodes * num_key_heads * (_width(key) + _width(value))
         most = min(MAX_PART_BYTES // max(1, part_bytes), ptr[-1] // (4 * num_nodes))
-        num_parts = int(max(1, min(EDGE_PARTS if has_few_sources else MIN_TASKS // num_key_heads, most)))
+        for_heads = max(MIN_TASKS, min(MAX_TASKS, ptr[-1] // (PART_DEGREE * num_nodes))) // num_key_heads
+        num_parts = int(max(1, min(max(for_heads, EDGE_PARTS if has_few_sources else 0), most)))
     num_tasks = num_key_heads if packs else max(1, num_threads // num_parts)
     rows = pairwise(threads.row_cuts(ptr, num_parts))
     tasks = [_over_heads(*of_part, num_key_heads, num_tasks, part) for part, of_part in enumerate(rows)]
@@ -558,7 +563,8 @@ def _like_table(grad, given, by_head):
     if grad is None:
         return None
     if given.shape[1] == 1:
-        return grad.sum(0)[:, None] if by_head else grad.sum(1, keepdim=True)
+        first, *others = grad if by_head else grad.t()
+        return sum(others, start=first)[:, None]  # in one order, however the table lies
     return _swapped(grad, to_heads=False) if by_head else grad
 
 
