@@ -125,12 +125,16 @@ def mixes_examples(impl: str, graph: AttentionGraph, device: torch.device) -> bo
 
     A graph between two sets of nodes may hold several examples without knowing of them.
     """
-    spreads = impl in ("dense", "flex") or (impl == "sdpa" and not _watches(device))
-    return spreads and (graph.num_graphs > 1 or not graph.is_square)
+    spreads = impl in ("dense", "flex") or (impl == "sdpa" and not _can_watch(device))
+    return spreads and _may_hold_examples(graph)
 
 
-def _watches(device: torch.device) -> bool:
-    """Returns whether sdpa looks at what comes out, and keeps a NaN with who sees it; elsewhere it would wait."""
+def _may_hold_examples(graph: AttentionGraph) -> bool:
+    return graph.num_graphs > 1 or not graph.is_square
+
+
+def _can_watch(device: torch.device) -> bool:
+    """Returns whether sdpa may look at what comes out, to keep a NaN with who sees it; elsewhere it would wait."""
     return device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -280,7 +284,8 @@ def run_attention(
         query, key, value = _widened(impl, query, key, value)
     with _full_precision(query.device):
         if impl == "sdpa":
-            over_edges = partial(_over_edges, graph, terms.scale) if _watches(query.device) else None
+            watches = _may_hold_examples(graph) and _can_watch(query.device)
+            over_edges = partial(_over_edges, graph, terms.scale) if watches else None
             hidden = _mask(graph, query.dtype)
             return sdpa.attention(query, key, value, hidden, scale=terms.scale, over_edges=over_edges).to(dtype), None
         if impl == "flex":

@@ -110,8 +110,8 @@ def graph_attention(
     Returns:
         [num_dst_nodes, num_heads, value_dim] in query's dtype. A target without an edge, or whose logits are all −inf,
         gets exactly zero, with finite gradients. Half precision is summed in float32. A NaN stays with the targets
-        that see it in "scatter", "gather" and "fused", and on the CPU in "sdpa"; "dense", "blocks" and "flex" may
-        spread it, and "auto" takes these where it stays in its example of a batch.
+        that see it in "scatter", "gather" and "fused"; "dense", "blocks", "sdpa" and "flex" may spread it, and "auto"
+        takes these where it stays in its example of a batch.
 
     Raises:
         TypeError, ValueError: naming the argument, the rule, the value and the next step; also if the named `impl`

@@ -74,7 +74,9 @@ def test_targets_without_edges_get_exactly_zero_with_gradients_of_zero(dtype: to
     assert all(x.isfinite().all() and x.abs().max() > 0 for x in (out, of_query, of_key, of_value))
 
 
-@pytest.mark.parametrize("name, looks", [("full", set()), ("window", {"sum", "_local_scalar_dense"})])
+@pytest.mark.parametrize(
+    "name, looks", [("window", set()), ("ragged batch of windows", {"sum", "_local_scalar_dense"})]
+)
 def test_nothing_but_one_operator_of_torch_runs_between_views(name: str, looks: set[str]) -> None:
     class Names(torch.utils._python_dispatch.TorchDispatchMode):
         def __torch_dispatch__(self, function, types, arguments=(), options=None):
@@ -151,7 +153,7 @@ def test_what_is_not_finite_stays_with_those_who_see_it(
 
 
 def test_only_wanted_gradients_are_made_anew_and_theirs_are_refused() -> None:
-    graph = GRAPHS["window"]
+    graph = GRAPHS["ragged batch of windows"]
     query, key, value = inputs_for(graph)
     grad_out = torch.full((graph.num_dst_nodes, 3, 5), torch.nan, dtype=torch.float64).requires_grad_()
     out = graph_attention(query.detach(), key, value.detach(), graph, impl="sdpa")
@@ -162,7 +164,7 @@ def test_only_wanted_gradients_are_made_anew_and_theirs_are_refused() -> None:
 
 
 def test_nothing_is_kept_that_autograd_does_not_know_of() -> None:
-    graph, alive = GRAPHS["window"], list[Any]()
+    graph, alive = GRAPHS["ragged batch of windows"], list[Any]()
     leaves = inputs_for(graph)
 
     def call(*leaves: Tensor) -> Tensor:
@@ -180,7 +182,7 @@ def test_nothing_is_kept_that_autograd_does_not_know_of() -> None:
 
 
 def test_batched_gradients_and_tensors_without_numbers_are_not_looked_at() -> None:
-    graph = GRAPHS["window"]
+    graph = GRAPHS["ragged batch of windows"]
     leaves = inputs_for(graph)
     out = graph_attention(*leaves, graph, impl="sdpa")
     rows = torch.randn(3, *out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(2))

@@ -4,9 +4,9 @@ Some dozens of nodes cost calls, not arithmetic, and here forward and backward a
 views around them. Every pair is computed, whatever the number of edges, and only plain calls are served: what is told
 per edge would have to be spread over the pairs again at every call.
 
-Zero times NaN is NaN, so that one at a node would reach targets that do not see it, forward and backward. On the CPU
-what comes out is looked at, and where a number is not finite, the call is served again by an implementation that reads
-edges only.
+Zero times NaN is NaN, so that one at a node may reach targets that do not see it, forward and backward. Where it would
+reach other examples, what comes out is looked at on the CPU, and if a number is not finite, the call is served again by
+an implementation that reads edges only.
 """
 
 import math
@@ -101,12 +101,15 @@ class _Watched(torch.autograd.Function):
         return *(x if want else None for x, want in zip(grads, ctx.needs_input_grad)), None, None, None
 
 
-def _is_finite(*tensors: Tensor) -> bool:
+def _is_finite(first: Tensor, *others: Tensor) -> bool:
     """Returns whether all numbers are; it may say no to numbers whose sum is too large, and yes where there are none to
     look at: in a program that is traced without them, or under `is_grads_batched`."""
-    if any(is_fake(x) or torch._C._functorch.is_legacy_batchedtensor(x) for x in tensors):
+    if is_fake(first) or torch._C._functorch.is_legacy_batchedtensor(first):
         return True
-    return all(math.isfinite(x.sum().item()) for x in tensors)
+    total = first.sum()
+    for other in others:
+        total += other.sum()
+    return math.isfinite(total.item())
 
 
 def _heads_first_by(over_edges: Callable[[Tensor, Tensor, Tensor], Tensor], *given: Tensor) -> Tensor:
