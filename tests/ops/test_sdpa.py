@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from graphattn.connectivity import full, sliding_window
-from graphattn.graph import AttentionGraph
+from graphattn.graph import AttentionGraph, disjoint_union
 from graphattn.graph.rules import is_causal
 from graphattn.ops import _dispatch as dispatch
 from graphattn.ops import attention_with_lse, explain, graph_attention
@@ -198,7 +198,7 @@ def test_batched_gradients_and_tensors_without_numbers_are_not_looked_at() -> No
 @pytest.mark.parametrize("rest", ["fused", "scatter"])
 def test_without_an_edge_what_is_not_finite_reaches_nobody(rest: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_rest_impl", lambda device: rest)
-    graph = GRAPHS["no edges"]
+    graph = disjoint_union([GRAPHS["no edges"], GRAPHS["no edges"]])
     leaves = inputs_for(graph)
     grad_out = torch.full((graph.num_dst_nodes, 3, 5), torch.nan, dtype=torch.float64)
     out = graph_attention(*leaves, graph, impl="sdpa")
