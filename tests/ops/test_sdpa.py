@@ -163,6 +163,23 @@ def test_only_wanted_gradients_are_made_anew_and_theirs_are_refused() -> None:
         torch.autograd.grad(first.sum(), grad_out)
 
 
+def test_strided_inputs_and_gradients_give_the_same_answer_and_refuse_a_second_derivative() -> None:
+    graph = GRAPHS["ragged batch of windows"]
+    leaves = inputs_for(graph)
+    strided = [x.detach().transpose(0, -1).contiguous().transpose(0, -1).requires_grad_() for x in leaves]
+    generator = torch.Generator().manual_seed(3)
+    grad_out = torch.randn(5, 3, graph.num_dst_nodes, dtype=torch.float64, generator=generator).permute(2, 1, 0)
+    found = []
+    for inputs, impl in ((leaves, "dense"), (strided, "sdpa")):
+        out = graph_attention(*inputs, graph, impl=impl)
+        found.append([out.detach(), *torch.autograd.grad(out, inputs, grad_out)])
+    assert_close(*found, **EXACT)
+    out = graph_attention(*strided, graph, impl="sdpa")
+    (first,) = torch.autograd.grad(out.sum(), strided[0], create_graph=True)
+    with pytest.raises(NotImplementedError, match="The sdpa implementation has no double backward"):
+        torch.autograd.grad(first.sum(), strided[1])
+
+
 def test_nothing_is_kept_that_autograd_does_not_know_of() -> None:
     graph, alive = GRAPHS["ragged batch of windows"], list[Any]()
     leaves = inputs_for(graph)

@@ -63,6 +63,7 @@ def attention(
     if key.shape[1] != query.shape[1]:
         k, v = (x.repeat_interleave(query.shape[1] // key.shape[1], 1) for x in (k, v))
     if hidden is not None and over_edges is not None:
+        q, k, v = _readable(q), _readable(k), _readable(v)
         anew = partial(_heads_first_by, over_edges)
         out = _Watched.apply(q, k, v, hidden, scale, anew)
         out = out if _is_finite(out) else anew(q, k, v)
@@ -88,7 +89,7 @@ class _Watched(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         *given, hidden, out, lse = ctx.saved_tensors
-        grads = _flash_backward(grad, *given, out, lse, 0.0, False, attn_mask=hidden, scale=ctx.scale)
+        grads = _flash_backward(_readable(grad), *given, out, lse, 0.0, False, attn_mask=hidden, scale=ctx.scale)
         if not _is_finite(*grads):
             with torch.enable_grad():
                 leaves = [x.detach().requires_grad_() for x in given]
@@ -99,6 +100,11 @@ class _Watched(torch.autograd.Function):
         if torch.is_grad_enabled():
             grads = without_second(tuple(grads), (grad, *given), NO_DOUBLE_BACKWARD)
         return *(x if want else None for x, want in zip(grads, ctx.needs_input_grad)), None, None, None
+
+
+def _readable(x: Tensor) -> Tensor:
+    """Returns the same numbers as the kernel expects them: those of a row side by side."""
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _is_finite(first: Tensor, *others: Tensor) -> bool:
