@@ -404,17 +404,21 @@ def _run_fused_with_weights(
         if terms.edge_attr is not None:
             out, _, weights = _run_featured(query, key, value, plan, terms, wants_weights=True)
             return out.to(dtype), weights
-        out, _, weights = fused.attention_and_weights(
-            query, key, value, plan,
-            edge_bias=terms.edge_bias,
-            edge_gate=terms.edge_gate,
-            head_mask=plan.head_mask,
-            scale=terms.scale,
-            logit_clip=terms.logit_clip,
-            dropout_p=terms.dropout_p,
-            seed=terms.seed,
-        )  # fmt: skip
+        out, _, weights = fused.attention_and_weights(query, key, value, plan, **_of_softmax(terms, plan))
     return out.to(dtype), weights
+
+
+def _of_softmax(terms: Terms, plan: Plan) -> dict[str, Any]:
+    """Returns what fused is told beside features."""
+    return {
+        "edge_bias": terms.edge_bias,
+        "edge_gate": terms.edge_gate,
+        "head_mask": plan.head_mask,
+        "scale": terms.scale,
+        "logit_clip": terms.logit_clip,
+        "dropout_p": terms.dropout_p,
+        "seed": terms.seed,
+    }
 
 
 def _run_featured(
@@ -427,14 +431,8 @@ def _run_featured(
         edge_attr=terms.edge_attr,
         edge_key_weight=terms.edge_key_weight,
         edge_value_weight=terms.edge_value_weight,
-        edge_bias=terms.edge_bias,
-        edge_gate=terms.edge_gate,
-        head_mask=plan.head_mask,
-        scale=terms.scale,
-        logit_clip=terms.logit_clip,
-        dropout_p=terms.dropout_p,
-        seed=terms.seed,
         wants_weights=wants_weights,
+        **_of_softmax(terms, plan),
     )  # fmt: skip
 
 
@@ -460,7 +458,11 @@ def _run_folded(
 
     Another plan than that of the listed graph is `plan`.
     """
+    if impl == "fused" and terms.edge_attr is not None:
+        out, lse, _ = _run_featured(query, key, value, plan or graph.enumerate().plan(), terms)
+        return out, None, lse
     shared: dict[str, Any] = {
+        "query_attr": _query_attr(impl, query, terms),
         "scale": terms.scale,
         "logit_clip": terms.logit_clip,
         "dropout_p": terms.dropout_p,
@@ -473,13 +475,6 @@ def _run_folded(
     }
     if impl != "blocks":
         plan = plan or graph.enumerate().plan()
-    if impl == "fused" and terms.edge_attr is not None:
-        assert plan is not None
-        out, lse, _ = _run_featured(query, key, value, plan, terms)
-        return out, None, lse
-    shared["query_attr"] = _query_attr(impl, query, terms)
-    if impl != "blocks":
-        assert plan is not None
         return _FOLDED[impl].attention(query, key, value, plan, head_mask=plan.head_mask, **shared, **per_edge)
     plan = graph.plan()
     rest = None

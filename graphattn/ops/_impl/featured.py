@@ -12,6 +12,7 @@ since grad_out_attr = Wᵀ grad_out.
 from torch import Tensor, bmm
 
 from graphattn.ops._impl import fused
+from graphattn.ops._impl.projection import project_heads
 from graphattn.ops.operators import make_operator
 
 
@@ -84,8 +85,7 @@ def attention_on_cuda(
 
 
 def _products(x, matrices, dtype):
-    """x · matrices, head by head."""
-    return bmm(x.to(dtype).transpose(0, 1), matrices.to(dtype)).transpose(0, 1)
+    return project_heads(x.to(dtype), matrices.to(dtype), use_kernels=False)
 
 
 def _fake_attention(query, key, value, target_ptr, src, dst, source_ptr, source_order, edge_attr, *others):

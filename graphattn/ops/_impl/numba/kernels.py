@@ -675,9 +675,7 @@ class Terms(NamedTuple):
     edge_attr: Any
     edge_type: Any
     to_features: Any  # matrices of each head, from query to query_attr; backward, from grad_out to grad_out_attr
-    from_features: (
-        Any  # from out_attr to what it adds to out; from query_attr's gradient to what it adds to the query's
-    )
+    from_features: Any  # from out_attr to what it adds to out; backward, from query_attr's gradient to query's
     bias: Any  # tables
     gate: Any
     head_mask: Any
@@ -972,13 +970,10 @@ def ask_ahead(table, stride, at, width, first, stop, src):
 
 
 @part
-def add_features(outputs, at_row, head, sizes, terms):
-    """Adds to out what out_attr brings."""
-    value_dim, edge_dim = sizes.value_dim, sizes.edge_dim
-    project(
-        outputs.out, at_row * value_dim, True, outputs.out_attr, at_row * edge_dim, edge_dim,
-        terms.from_features, head, value_dim,
-    )  # fmt: skip
+def add_from_features(into, width, of_features, at_row, head, sizes, terms):
+    """Adds to a row of out what out_attr brings; or to one of query's gradient what that of query_attr brings."""
+    edge_dim = sizes.edge_dim
+    project(into, at_row * width, True, of_features, at_row * edge_dim, edge_dim, terms.from_features, head, width)
 
 
 @part_of_rows
@@ -1033,7 +1028,13 @@ def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, q
                     nodes.value_stride, value_at, value_dim,
                 )  # fmt: skip
             if sees and is_given(terms.from_features):
-                add_features(outputs, at_row, head, sizes, terms)
+                add_from_features(outputs.out, value_dim, outputs.out_attr, at_row, head, sizes, terms)
+
+
+@part
+def features_of(array, row, step, sizes):
+    """The features of a tile's row, or their gradients, in an array of them all."""
+    return Features(array, row * step * sizes.edge_dim, step)
 
 
 @part
@@ -1045,7 +1046,7 @@ def lay_tile(begin, end, graph, sizes, terms, rules, row, into):
     for target in range(begin, end):
         first, stop = graph.target_ptr[target], graph.target_ptr[target + 1]
         list_edges(row.edges, first, 1, sizes, rules)
-        features = Features(into, (target - begin) * step * sizes.edge_dim, step)
+        features = features_of(into, target - begin, step, sizes)
         lay_features(features, row.edges, stop - first, False, terms.edge_attr, sizes.edge_dim)
     return step
 
@@ -1090,12 +1091,12 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
                 first_edge, at_row = ptr[target], target * num_heads + head
                 count, begin_row = ptr[target + 1] - first_edge, BEFORE + (target - first) * ld
                 at = begin_row + src[first_edge] - low - left
+                features = features_of(tile.features, target - begin, step, sizes)
                 if has_weights or not plain:
                     list_edges(row.edges, first_edge, count, sizes, rules)
                 if not plain:
                     if rules.keep_scale != 1:
                         hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
-                    features = Features(tile.features, (target - begin) * step * sizes.edge_dim, step)
                     if is_given(terms.to_features):
                         project(
                             terms.query_attr, at_row * sizes.edge_dim, False,
@@ -1109,7 +1110,6 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
                 )
                 scatter(outputs.weights, count, row.edges, False, head, scores, at)
                 if not plain:
-                    features = Features(tile.features, (target - begin) * step * sizes.edge_dim, step)
                     gate_weights(
                         row, features, count, at_row, head, scores, at, sees, num_types, sizes, terms, rules,
                         outputs.out_attr,
@@ -1123,8 +1123,9 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
                 tile.value_rows, left * value_dim, value_dim, depth, value_dim, rows,
             )  # fmt: skip
             for target in range(first, first + rows if is_given(terms.from_features) else first):
-                if outputs.lse[target * num_heads + head] != -np.inf:
-                    add_features(outputs, target * num_heads + head, head, sizes, terms)
+                at_row = target * num_heads + head
+                if outputs.lse[at_row] != -np.inf:
+                    add_from_features(outputs.out, value_dim, outputs.out_attr, at_row, head, sizes, terms)
 
 
 @part
@@ -1303,16 +1304,6 @@ def differentiate_row(
 
 
 @part
-def add_feature_slopes(grads, at_row, head, sizes, terms):
-    """Adds to the query's gradient what that of query_attr brings."""
-    head_dim, edge_dim = sizes.head_dim, sizes.edge_dim
-    project(
-        grads.query, at_row * head_dim, True, grads.query_attr, at_row * edge_dim, edge_dim,
-        terms.from_features, head, head_dim,
-    )  # fmt: skip
-
-
-@part
 def mean_slope(at_row, sizes, upstream):
     """delta_i of the formulas; what out_attr brings may be in out."""
     value_dim, edge_dim = sizes.value_dim, sizes.edge_dim
@@ -1338,7 +1329,7 @@ def differentiate_rows(
         next_edge, ahead = ptr[target + 1], edges_ahead(target, end, graph, nodes)
         grown = row.grown
         if is_given(grads.edge_attr) and step > 0:
-            grown = Features(tile.grown, (target - begin) * step * sizes.edge_dim, step)
+            grown = features_of(tile.grown, target - begin, step, sizes)
         elif is_given(grads.edge_attr):
             clear_features(grown, next_edge - ptr[target], sizes.edge_dim)
         for head in range(first_head, last_head):
@@ -1374,7 +1365,7 @@ def differentiate_rows(
                     nodes.key_stride, key_at, head_dim,
                 )  # fmt: skip
                 if is_given(terms.from_features):
-                    add_feature_slopes(grads, at_row, head, sizes, terms)
+                    add_from_features(grads.query, head_dim, grads.query_attr, at_row, head, sizes, terms)
             if is_given(grads.key):
                 key_at = grad_nodes.key_at + key_head * grad_nodes.key_step
                 ask_ahead(grad_nodes.keys, grad_nodes.key_stride, key_at, head_dim, next_edge, ahead, src)
@@ -1463,8 +1454,8 @@ def differentiate_tile(
                     list_edges(row.edges, first_edge, count, sizes, rules)
                     if rules.keep_scale != 1:
                         hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
-                    features = Features(tile.features, (target - begin) * step * sizes.edge_dim, step)
-                    grown = Features(tile.grown, features.at, step)
+                    features = features_of(tile.features, target - begin, step, sizes)
+                    grown = features_of(tile.grown, target - begin, step, sizes)
                     differentiate_row(
                         row, features, grown, target >= first_new, count, at_row, head, scores, slopes, at, delta,
                         sizes, terms, rules, upstream, grads,
@@ -1481,8 +1472,9 @@ def differentiate_tile(
                     tile.key_rows, left * head_dim, head_dim, depth, head_dim, rows,
                 )  # fmt: skip
                 for target in range(first, first + rows if is_given(terms.from_features) else first):
-                    if upstream.lse[target * num_heads + head] != -np.inf:
-                        add_feature_slopes(grads, target * num_heads + head, head, sizes, terms)
+                    at_row = target * num_heads + head
+                    if upstream.lse[at_row] != -np.inf:
+                        add_from_features(grads.query, head_dim, grads.query_attr, at_row, head, sizes, terms)
         first, last = begin, begin  # the targets that see some of four sources
         for column in range(0, width, GROUP):
             while first < end and src[ptr[first + 1] - 1] - low < column:
@@ -1506,7 +1498,7 @@ def differentiate_tile(
                 add_rows(grad_nodes.values, at, grad_nodes.value_stride, tile.sums, num_columns, value_dim)
     if is_given(grads.edge_attr):
         for target in range(begin, end):
-            features = Features(tile.grown, (target - begin) * step * sizes.edge_dim, step)
+            features = features_of(tile.grown, target - begin, step, sizes)
             write_features(grads.edge_attr, ptr[target], ptr[target + 1] - ptr[target], features, sizes.edge_dim)
 
 
