@@ -42,6 +42,8 @@ from numba.core.caching import FunctionCache
 
 from graphattn.ops._impl.numba import vectors
 from graphattn.ops._impl.numba.vectors import (
+    TWO_LINES,
+    aligned,
     ask_for_huge_pages,
     clamp,
     exp2,
@@ -58,8 +60,10 @@ from graphattn.ops._impl.numba.vectors import (
     optional,
     pointer,
     prefetch,
+    shifted,
     spread,
     store,
+    store_eight_sums,
     store_sums,
     store_transposed,
     tile_4x1,
@@ -130,25 +134,43 @@ part_of_rows = njit(
 
 @part
 def dots(into, count, vector, at, table, rows, stride, offset, width):
-    """into[t] = vector[at:][:width] · table[rows[t] * stride + offset:][:width], four rows at a time.
+    """into[t] = vector[at:][:width] · table[rows[t] * stride + offset:][:width], eight rows or four at a time.
 
     Writes up to the next multiple of four.
     """
     last = count - 1
     zero = spread(like(into, 0))
-    for t in range(0, count, 4):
+    for t in range(0, count, 8):
         a = rows[t] * stride + offset
         b = rows[min(t + 1, last)] * stride + offset
         c = rows[min(t + 2, last)] * stride + offset
         d = rows[min(t + 3, last)] * stride + offset
         sum_a, sum_b, sum_c, sum_d = zero, zero, zero, zero
-        for column in range(0, width, 8):
-            x = load(vector, at + column)
-            sum_a = fma(x, load(table, a + column), sum_a)
-            sum_b = fma(x, load(table, b + column), sum_b)
-            sum_c = fma(x, load(table, c + column), sum_c)
-            sum_d = fma(x, load(table, d + column), sum_d)
-        store_sums(into, t, sum_a, sum_b, sum_c, sum_d)
+        if last < t + 4:
+            for column in range(0, width, 8):
+                x = load(vector, at + column)
+                sum_a = fma(x, load(table, a + column), sum_a)
+                sum_b = fma(x, load(table, b + column), sum_b)
+                sum_c = fma(x, load(table, c + column), sum_c)
+                sum_d = fma(x, load(table, d + column), sum_d)
+            store_sums(into, t, sum_a, sum_b, sum_c, sum_d)
+        else:
+            e = rows[t + 4] * stride + offset
+            f = rows[min(t + 5, last)] * stride + offset
+            g = rows[min(t + 6, last)] * stride + offset
+            h = rows[min(t + 7, last)] * stride + offset
+            sum_e, sum_f, sum_g, sum_h = zero, zero, zero, zero
+            for column in range(0, width, 8):
+                x = load(vector, at + column)
+                sum_a = fma(x, load(table, a + column), sum_a)
+                sum_b = fma(x, load(table, b + column), sum_b)
+                sum_c = fma(x, load(table, c + column), sum_c)
+                sum_d = fma(x, load(table, d + column), sum_d)
+                sum_e = fma(x, load(table, e + column), sum_e)
+                sum_f = fma(x, load(table, f + column), sum_f)
+                sum_g = fma(x, load(table, g + column), sum_g)
+                sum_h = fma(x, load(table, h + column), sum_h)
+            store_eight_sums(into, t, sum_a, sum_b, sum_c, sum_d, sum_e, sum_f, sum_g, sum_h)
 
 
 @part
@@ -192,8 +214,28 @@ def add_weighted(into, at, count, weights, weights_at, table, rows, stride, offs
             s3 = fma(w, load(table, a + 24), s3)
         accumulate(into, at + column, s0, s1, s2, s3)
         column += 32
+    while column + 16 <= width:
+        # A chain of additions waits for itself, so four edges run side by side.
+        a0, a1, b0, b1, c0, c1, d0, d1 = zero, zero, zero, zero, zero, zero, zero, zero
+        fours = count - count % 4
+        for t in range(0, fours, 4):
+            a, b = rows[t] * stride + offset + column, rows[t + 1] * stride + offset + column
+            c, d = rows[t + 2] * stride + offset + column, rows[t + 3] * stride + offset + column
+            w = spread(weights[weights_at + t])
+            a0, a1 = fma(w, load(table, a), a0), fma(w, load(table, a + 8), a1)
+            w = spread(weights[weights_at + t + 1])
+            b0, b1 = fma(w, load(table, b), b0), fma(w, load(table, b + 8), b1)
+            w = spread(weights[weights_at + t + 2])
+            c0, c1 = fma(w, load(table, c), c0), fma(w, load(table, c + 8), c1)
+            w = spread(weights[weights_at + t + 3])
+            d0, d1 = fma(w, load(table, d), d0), fma(w, load(table, d + 8), d1)
+        for t in range(fours, count):
+            a, w = rows[t] * stride + offset + column, spread(weights[weights_at + t])
+            a0, a1 = fma(w, load(table, a), a0), fma(w, load(table, a + 8), a1)
+        store(into, at + column, load(into, at + column) + ((a0 + b0) + (c0 + d0)))
+        store(into, at + column + 8, load(into, at + column + 8) + ((a1 + b1) + (c1 + d1)))
+        column += 16
     while column < width:
-        # One chain of additions would wait for itself, so four rows run side by side.
         s0, s1, s2, s3 = zero, zero, zero, zero
         fours = count - count % 4
         for t in range(0, fours, 4):
@@ -391,12 +433,42 @@ def write_features(edge_attr, first_edge, count, features, edge_dim):
 
 @part
 def add_outer(into, count, rows, stride, offset, weights, vector, at, width):
-    """into[rows[t] * stride + offset:][:width] += weights[t] · vector[at:][:width]"""
-    for t in range(count):
-        w = spread(weights[t])
-        first = rows[t] * stride + offset
-        for column in range(0, width, 8):
-            store(into, first + column, fma(w, load(vector, at + column), load(into, first + column)))
+    """into[rows[t] * stride + offset:][:width] += weights[t] · vector[at:][:width], the vector kept in registers."""
+    column = 0
+    while column + 32 <= width:
+        x0, x1 = load(vector, at + column), load(vector, at + column + 8)
+        x2, x3 = load(vector, at + column + 16), load(vector, at + column + 24)
+        for t in range(count):
+            w, first = spread(weights[t]), rows[t] * stride + offset + column
+            store(into, first, fma(w, x0, load(into, first)))
+            store(into, first + 8, fma(w, x1, load(into, first + 8)))
+            store(into, first + 16, fma(w, x2, load(into, first + 16)))
+            store(into, first + 24, fma(w, x3, load(into, first + 24)))
+        column += 32
+    while column + 16 <= width:
+        x0, x1 = load(vector, at + column), load(vector, at + column + 8)
+        for t in range(count):
+            w, first = spread(weights[t]), rows[t] * stride + offset + column
+            store(into, first, fma(w, x0, load(into, first)))
+            store(into, first + 8, fma(w, x1, load(into, first + 8)))
+        column += 16
+    while column < width:
+        x0 = load(vector, at + column)
+        for t in range(count):
+            first = rows[t] * stride + offset + column
+            store(into, first, fma(spread(weights[t]), x0, load(into, first)))
+        column += 8
+
+
+@part
+def copy(into, at, count, table, at_table):
+    """into[at:][:count] = table[at_table:][:count], in vectors of which the last two may overlap."""
+    for t in range(0, count - 7, 8):
+        store(into, at + t, load(table, at_table + t))
+    if count >= 8:
+        store(into, at + count - 8, load(table, at_table + count - 8))
+    for t in range(0, count if count < 8 else 0):
+        into[at + t] = table[at_table + t]
 
 
 class Table(NamedTuple):
@@ -419,9 +491,7 @@ def gather(into, count, edges, is_picked, table, head):
             for t in range(count):
                 into[t] = numbers[at + edges[t] * step]
         elif step == 1:
-            at += edges[0]
-            for t in range(count):
-                into[t] = numbers[at + t]
+            copy(into, 0, count, numbers, at + edges[0])
         else:
             at += edges[0] * step
             whole = count - count % 8
@@ -440,9 +510,7 @@ def scatter(table, count, edges, is_picked, head, values, at_values):
             for t in range(count):
                 numbers[at + edges[t] * step] = values[at_values + t]
         elif step == 1:
-            at += edges[0]
-            for t in range(count):
-                numbers[at + t] = values[at_values + t]
+            copy(numbers, at + edges[0], count, values, at_values)
         else:
             at += edges[0] * step
             for t in range(count):
@@ -574,6 +642,22 @@ def softmax(scores, at, columns, first, last, scale, peaks, totals, row):
 def log_sum_exp(peaks, totals):
     """Replaces peaks, eight of them, by natural log-sum-exps."""
     store(peaks, 0, spread(like(peaks, LOG_2)) * (load(peaks, 0) + log2(load(totals, 0))))
+
+
+@part
+def write_lse(lse, places, count, peaks, totals):
+    """lse[places[r]] = the natural log-sum-exp of row r, of up to eight."""
+    log_sum_exp(peaks, totals)
+    for r in range(count):
+        lse[places[r]] = peaks[r]
+
+
+@part
+def multiply_row(into, at, width, factor):
+    """into[at:][:width] *= factor"""
+    wide = spread(factor)
+    for c in range(0, width, 8):
+        store(into, at + c, wide * load(into, at + c))
 
 
 @part
@@ -721,9 +805,10 @@ class RowScratch(NamedTuple):
     types: Any
     features: Any
     grown: Any  # gradients of the features
+    waiting: Any  # places of eight rows
 
 
-ROW_NUMBERS, ROW_INTEGERS = 9, 2  # arrays of each kind for a row, but for features and their gradients
+ROW_NUMBERS, ROW_INTEGERS = 9, 2  # arrays of each kind for a row, but for features and their gradients, and `waiting`
 
 
 class TileScratch(NamedTuple):
@@ -791,6 +876,7 @@ def row_scratch(numbers, at, integers, hashes, room, feature_dim):
         pointer(numbers, at + 6 * room), pointer(numbers, at + 7 * room), pointer(numbers, at + 8 * room),
         Features(pointer(numbers, at + ROW_NUMBERS * room), 0, room),
         Features(pointer(numbers, at + (ROW_NUMBERS + feature_dim) * room), 0, room),
+        pointer(integers, 2 * room),
     )  # fmt: skip
 
 
@@ -912,14 +998,19 @@ def list_edges(edges, first, count, sizes, rules):
 
 @part
 def list_row(row, target, head, graph, sizes, terms, rules):
-    """Lists the edges of a target that a head may see, their sources and features; returns how many."""
+    """Lists the edges of a target that a head may see, and their features; returns their sources and how many."""
     first, stop = graph.target_ptr[target], graph.target_ptr[target + 1]
-    count = collect_incoming(row.edges, row.nodes, first, stop, graph.src, terms.head_mask, sizes.num_heads, head)
+    sources, count, is_picked = shifted(graph.src, first), stop - first, is_given(terms.head_mask)
+    if is_picked:
+        count = collect_incoming(row.edges, row.nodes, first, stop, graph.src, terms.head_mask, sizes.num_heads, head)
+        sources = row.nodes
+    else:
+        list_edges(row.edges, first, count, sizes, rules)
     if rules.keep_scale != 1:
         hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
     if is_given(terms.edge_attr):
-        lay_features(row.features, row.edges, count, is_given(terms.head_mask), terms.edge_attr, sizes.edge_dim)
-    return count
+        lay_features(row.features, row.edges, count, is_picked, terms.edge_attr, sizes.edge_dim)
+    return sources, count
 
 
 @part
@@ -984,18 +1075,19 @@ def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, q
     plain, has_mask = is_plain(sizes, terms, rules), is_given(terms.head_mask)
     scores, one = tile.scores, like(outputs.out, 1)
     ptr, src = graph.target_ptr, graph.src
+    waiting = 0  # rows whose log-sum-exps wait to be eight
     for target in range(begin, end):
-        count, num_types = 0, 0
+        sources, count, num_types = row.nodes, 0, 0
         next_edge, ahead = ptr[target + 1], edges_ahead(target, end, graph, nodes)
         for head in range(first_head, last_head):
             at_row, key_head = target * sizes.num_heads + head, head // group
             if head == first_head or has_mask:
-                count = list_row(row, target, head, graph, sizes, terms, rules)
+                sources, count = list_row(row, target, head, graph, sizes, terms, rules)
             key_at = nodes.key_at + key_head * nodes.key_step
             value_at = nodes.value_at + key_head * nodes.value_step
             ask_ahead(nodes.keys, nodes.key_stride, key_at, head_dim, next_edge, ahead, src)
             query_at = target * sizes.query_stride + head * head_dim
-            dots(scores, count, query, query_at, nodes.keys, row.nodes, nodes.key_stride, key_at, head_dim)
+            dots(scores, count, query, query_at, nodes.keys, sources, nodes.key_stride, key_at, head_dim)
             ask_ahead(nodes.values, nodes.value_stride, value_at, value_dim, next_edge, ahead, src)
             if is_given(terms.to_features):
                 project(
@@ -1012,11 +1104,16 @@ def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, q
             if not plain:
                 num_types = add_terms(row, row.features, count, at_row, head, scores, 0, sizes, terms, rules)
             scale, columns = rules.scale if plain else one, count + -count % 8
-            sees = softmax(scores, 0, columns, 0, count, scale, tile.peaks, tile.totals, 0)
-            log_sum_exp(tile.peaks, tile.totals)
-            outputs.lse[at_row] = tile.peaks[0]
-            scatter(outputs.weights, count, row.edges, has_mask, head, scores, 0)
+            sees = powers(scores, 0, columns, 0, count, scale, tile.peaks, tile.totals, waiting)
+            inverse = one / tile.totals[waiting]
+            row.waiting[waiting] = at_row
+            waiting += 1
+            if waiting == 8:
+                write_lse(outputs.lse, row.waiting, waiting, tile.peaks, tile.totals)
+                waiting = 0
             if not plain:
+                multiply_row(scores, 0, columns, inverse)
+                scatter(outputs.weights, count, row.edges, has_mask, head, scores, 0)
                 gate_weights(
                     row, row.features, count, at_row, head, scores, 0, sees, num_types, sizes, terms, rules,
                     outputs.out_attr,
@@ -1024,11 +1121,17 @@ def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, q
             clear(outputs.out, at_row * value_dim, value_dim)
             if sees:
                 add_weighted(
-                    outputs.out, at_row * value_dim, count, scores, 0, nodes.values, row.nodes,
+                    outputs.out, at_row * value_dim, count, scores, 0, nodes.values, sources,
                     nodes.value_stride, value_at, value_dim,
                 )  # fmt: skip
+            if plain:  # the division comes last, and for who wants the weights, too
+                multiply_row(outputs.out, at_row * value_dim, value_dim, inverse)
+                if is_given(outputs.weights.array):
+                    multiply_row(scores, 0, columns, inverse)
+                    scatter(outputs.weights, count, row.edges, has_mask, head, scores, 0)
             if sees and is_given(terms.from_features):
                 add_from_features(outputs.out, value_dim, outputs.out_attr, at_row, head, sizes, terms)
+    write_lse(outputs.lse, row.waiting, waiting, tile.peaks, tile.totals)
 
 
 @part
@@ -1216,7 +1319,7 @@ def attention(
     outputs = Outputs(optional(out), optional(out_attr), Table(optional(weights), 1, len(src)), optional(lse))
     group = num_heads // num_key_heads
     room, columns_room = room_for(begin, end, tasks, graph.target_ptr), widest_tile(num_nodes, sizes, terms)
-    integers, hashes = np.empty(ROW_INTEGERS * room, np.int64), np.empty(room, np.uint32)
+    integers, hashes = np.empty(ROW_INTEGERS * room + 8, np.int64), np.empty(room, np.uint32)
     num_scores = max(room, BEFORE + 2 * GROUP * columns_room)
     at_values = num_scores + head_dim * columns_room
     at_peaks = at_values + value_dim * columns_room
@@ -1224,7 +1327,7 @@ def attention(
     feature_dim = edge_dim if is_given(terms.edge_attr) else 0
     at_features = at_row + (ROW_NUMBERS + feature_dim) * room
     at_pairs = at_features + room_of_features(feature_dim, columns_room)
-    numbers = np.empty(at_pairs + (num_nodes * (head_dim + value_dim) if packs else 0), out.dtype)
+    numbers = np.empty(at_pairs + (num_nodes * (head_dim + value_dim) + TWO_LINES if packs else 0), out.dtype)
     ask_for_huge_pages(numbers)
     row, none = row_scratch(numbers, at_row, integers, hashes, room, feature_dim), pointer(numbers, 0)
     tile = TileScratch(
@@ -1233,7 +1336,7 @@ def attention(
         pointer(numbers, at_features), none,
     )  # fmt: skip
     numbers[at_peaks:at_row] = 1
-    pairs, query, keys, values = pointer(numbers, at_pairs), optional(query), optional(key), optional(value)
+    pairs, query, keys, values = aligned(numbers, at_pairs), optional(query), optional(key), optional(value)
     for task in range(begin, end):
         row_begin, row_end = tasks[FIELDS * task], tasks[FIELDS * task + 1]
         sweep_begin, sweep_end = tasks[FIELDS * task + 2], tasks[FIELDS * task + 3]
@@ -1325,7 +1428,7 @@ def differentiate_rows(
     scores, slopes = tile.scores, tile.slopes
     ptr, src = graph.target_ptr, graph.src
     for target in range(begin, end):
-        count = 0
+        sources, count = row.nodes, 0
         next_edge, ahead = ptr[target + 1], edges_ahead(target, end, graph, nodes)
         grown = row.grown
         if is_given(grads.edge_attr) and step > 0:
@@ -1335,7 +1438,7 @@ def differentiate_rows(
         for head in range(first_head, last_head):
             at_row, key_head = target * sizes.num_heads + head, head // group
             if head == first_head or has_mask:
-                count = list_row(row, target, head, graph, sizes, terms, rules)
+                sources, count = list_row(row, target, head, graph, sizes, terms, rules)
             query_at, at_slope = target * sizes.query_stride + head * head_dim, at_row * value_dim
             if is_given(grads.query):
                 clear(grads.query, at_row * head_dim, head_dim)
@@ -1345,11 +1448,11 @@ def differentiate_rows(
             key_at = nodes.key_at + key_head * nodes.key_step
             value_at = nodes.value_at + key_head * nodes.value_step
             ask_ahead(nodes.keys, nodes.key_stride, key_at, head_dim, next_edge, ahead, src)
-            dots(scores, count, query, query_at, nodes.keys, row.nodes, nodes.key_stride, key_at, head_dim)
+            dots(scores, count, query, query_at, nodes.keys, sources, nodes.key_stride, key_at, head_dim)
             ask_ahead(nodes.values, nodes.value_stride, value_at, value_dim, next_edge, ahead, src)
             dots(
                 slopes, count, upstream.grad_out, at_slope,
-                nodes.values, row.nodes, nodes.value_stride, value_at, value_dim,
+                nodes.values, sources, nodes.value_stride, value_at, value_dim,
             )  # fmt: skip
             if plain:
                 columns = count + -count % 8
@@ -1361,7 +1464,7 @@ def differentiate_rows(
                 )  # fmt: skip
             if is_given(grads.query):
                 add_weighted(
-                    grads.query, at_row * head_dim, count, scores, 0, nodes.keys, row.nodes,
+                    grads.query, at_row * head_dim, count, scores, 0, nodes.keys, sources,
                     nodes.key_stride, key_at, head_dim,
                 )  # fmt: skip
                 if is_given(terms.from_features):
@@ -1370,13 +1473,13 @@ def differentiate_rows(
                 key_at = grad_nodes.key_at + key_head * grad_nodes.key_step
                 ask_ahead(grad_nodes.keys, grad_nodes.key_stride, key_at, head_dim, next_edge, ahead, src)
                 add_outer(
-                    grad_nodes.keys, count, row.nodes, grad_nodes.key_stride, key_at, scores, query, query_at, head_dim
+                    grad_nodes.keys, count, sources, grad_nodes.key_stride, key_at, scores, query, query_at, head_dim
                 )
             if is_given(grads.value):
                 value_at = grad_nodes.value_at + key_head * grad_nodes.value_step
                 ask_ahead(grad_nodes.values, grad_nodes.value_stride, value_at, value_dim, next_edge, ahead, src)
                 add_outer(
-                    grad_nodes.values, count, row.nodes, grad_nodes.value_stride, value_at,
+                    grad_nodes.values, count, sources, grad_nodes.value_stride, value_at,
                     slopes, upstream.grad_out, at_slope, value_dim,
                 )  # fmt: skip
         if is_given(grads.edge_attr) and step == 0:
@@ -1535,7 +1638,7 @@ def attention_backward(
     )  # fmt: skip
     group = num_heads // num_key_heads
     room, columns_room = room_for(begin, end, tasks, graph.target_ptr), widest_tile(num_nodes, sizes, terms)
-    integers, hashes = np.empty(ROW_INTEGERS * room, np.int64), np.empty(room, np.uint32)
+    integers, hashes = np.empty(ROW_INTEGERS * room + 8, np.int64), np.empty(room, np.uint32)
     num_scores = max(room, BEFORE + TILE_CELLS + 24 * TILE_ROWS if columns_room > 0 else 0)
     at_keys = 2 * num_scores
     at_values, at_key_rows = at_keys + head_dim * columns_room, at_keys + (head_dim + value_dim) * columns_room
@@ -1550,7 +1653,7 @@ def attention_backward(
     at_grown = at_features + room_of_features(feature_dim, columns_room)
     at_pairs = at_grown + room_of_features(grown_dim, columns_room)
     stride = 2 * (head_dim + value_dim)  # a node's gradients lie beside it
-    numbers = np.empty(at_pairs + (num_nodes * stride if packs else 0), out.dtype)
+    numbers = np.empty(at_pairs + (num_nodes * stride + TWO_LINES if packs else 0), out.dtype)
     ask_for_huge_pages(numbers)
     row, none = row_scratch(numbers, at_row, integers, hashes, room, feature_dim), pointer(numbers, 0)
     tile = TileScratch(
@@ -1558,7 +1661,8 @@ def attention_backward(
         pointer(numbers, at_key_rows), none, pointer(numbers, at_queries), pointer(numbers, at_slopes),
         pointer(numbers, at_sums), none, none, pointer(numbers, at_features), pointer(numbers, at_grown),
     )  # fmt: skip
-    pairs, grad_pairs = pointer(numbers, at_pairs), pointer(numbers, at_pairs + stride // 2)
+    pairs = aligned(numbers, at_pairs)
+    grad_pairs = shifted(pairs, stride // 2)
     query, keys, values = optional(query), optional(key), optional(value)
     key_numbers, value_numbers = num_key_heads * head_dim, num_key_heads * value_dim  # of a node's gradients
     for task in range(begin, end):

@@ -21,6 +21,7 @@ from numpy.polynomial import Chebyshev, Polynomial
 WIDTH = 8
 INT32 = ir.IntType(32)
 HUGE_PAGE, MADV_HUGEPAGE = 2**21, 14
+TWO_LINES = 128  # bytes of two cache lines, which the caches fetch together
 
 
 class Lanes(types.Type):
@@ -74,6 +75,19 @@ def pointer(typing, array, index):
 
 
 @intrinsic
+def aligned(typing, array, index):
+    """The address of array[index], or the next at which two cache lines begin: at most `TWO_LINES` bytes on."""
+
+    def build(context, builder, signature, args):
+        place = builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]])
+        number = builder.ptrtoint(place, args[1].type)
+        number = builder.and_(builder.add(number, number.type(TWO_LINES - 1)), number.type(-TWO_LINES))
+        return builder.inttoptr(number, place.type)
+
+    return types.CPointer(array.dtype)(array, types.intp), build
+
+
+@intrinsic
 def optional(typing, array):
     """The address of an array's first number, null for an empty array."""
 
@@ -83,6 +97,12 @@ def optional(typing, array):
         return builder.select(is_empty, ir.Constant(struct.data.type, None), struct.data)
 
     return types.CPointer(array.dtype)(array), build
+
+
+@intrinsic
+def shifted(typing, place, index):
+    """The address of place[index]."""
+    return place(place, types.intp), lambda context, builder, signature, args: _address(builder, *args)
 
 
 @intrinsic
@@ -351,25 +371,46 @@ lane_sum = _fold(lambda builder, a, b: builder.fadd(a, b))
 lane_max = _fold(_larger)
 
 
+def _halved_sums(builder, a, b, c, d):
+    """Sums over half the lanes of each: the lower halves' in lanes 0 to 3, the upper halves' in 4 to 7."""
+
+    def add_neighbors(first, second):
+        even = _shuffle(builder, first, second, [0, 2, 8, 10, 4, 6, 12, 14])
+        odd = _shuffle(builder, first, second, [1, 3, 9, 11, 5, 7, 13, 15])
+        return builder.fadd(even, odd)
+
+    return add_neighbors(add_neighbors(a, b), add_neighbors(c, d))
+
+
+def _store_sums(context, builder, signature, args, first, second, count):
+    """Stores the sums over the lanes of four vectors, or of eight: those of the second half may be `first` again."""
+    low, high = [0, 1, 2, 3, 8, 9, 10, 11][:count], [4, 5, 6, 7, 12, 13, 14, 15][:count]
+    sums = builder.fadd(_shuffle(builder, first, second, low), _shuffle(builder, first, second, high))
+    stored = builder.store(sums, _as_vector(builder, _address(builder, *args[:2]), count))
+    stored.align = _element_bytes(signature.args[0])
+    return context.get_dummy_value()
+
+
 @intrinsic
 def store_sums(typing, array, index, a, b, c, d):
     """array[index:index + 4] = the sums over the lanes of a, b, c and d."""
 
     def build(context, builder, signature, args):
-        def add_neighbors(first, second):
-            even = _shuffle(builder, first, second, [0, 2, 8, 10, 4, 6, 12, 14])
-            odd = _shuffle(builder, first, second, [1, 3, 9, 11, 5, 7, 13, 15])
-            return builder.fadd(even, odd)
-
-        a, b, c, d = args[2:]
-        quarters = add_neighbors(add_neighbors(a, b), add_neighbors(c, d))
-        low, high = (_shuffle(builder, quarters, quarters, half) for half in ([0, 1, 2, 3], [4, 5, 6, 7]))
-        address = _address(builder, *args[:2])
-        stored = builder.store(builder.fadd(low, high), _as_vector(builder, address, 4))
-        stored.align = _element_bytes(signature.args[0])
-        return context.get_dummy_value()
+        halves = _halved_sums(builder, *args[2:])
+        return _store_sums(context, builder, signature, args, halves, halves, 4)
 
     return types.void(array, types.intp, a, a, a, a), build
+
+
+@intrinsic
+def store_eight_sums(typing, array, index, a, b, c, d, e, f, g, h):
+    """array[index:index + 8] = the sums over the lanes of a to h."""
+
+    def build(context, builder, signature, args):
+        first, second = _halved_sums(builder, *args[2:6]), _halved_sums(builder, *args[6:])
+        return _store_sums(context, builder, signature, args, first, second, 8)
+
+    return types.void(array, types.intp, a, a, a, a, a, a, a, a), build
 
 
 @intrinsic
