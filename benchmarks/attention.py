@@ -1,4 +1,4 @@
-"""How fast is sparse attention that trains, against what a user would take instead? One process, side by side.
+"""How fast is sparse attention that trains, against what a user would take instead? One process a case, side by side.
 
     python benchmarks/attention.py [--case window …] [--contender scatter …] [--rounds 9] [--out FILE.json]
     python benchmarks/attention.py --device cuda …      attention_cuda.py says what runs on a GPU
@@ -12,6 +12,10 @@ measured in a process of its own. Beside `auto` on window and random runs torch.
 the forward's share of that rate, at 2 · edges · heads · (head_dim + value_dim) FLOP. Inputs come from a fixed seed,
 float32. Nothing here is a test: machines are noisy, read ratios.
 
+Each case has a process of its own, for what ran before changes what follows: once large arrays have been freed, the C
+library keeps memory that it else fetches from the system at every call, page by page. PyG's TransformerConv on
+molecules-8 takes 200 ms in a fresh process and 60 ms after the two larger cases.
+
 benchmarks/contenders.py says what each contender is, and which are another function and so only a yardstick; cases.py
 makes the graphs. torch-scatter is left out where it is not installed. Sample rows:
 
@@ -19,7 +23,11 @@ makes the graphs. torch-scatter is left out where it is not installed. Sample ro
 """
 
 import argparse
+import json
 import statistics
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,7 +36,7 @@ import attention_cuda
 import torch
 from cases import CASES, QUICK, TINY, Case, auto_choice, make_inputs
 from contenders import Contender, Inputs, check, is_available, make_contender, specification
-from measure import added_peak, in_fresh_process, interleaved, median_ratio, ratios, spread, write_record
+from measure import added_peak, in_fresh_process, interleaved, median_ratio, ratios, spread, write_record, write_whole
 from torch import Tensor
 
 from graphattn.graph import AttentionGraph
@@ -169,6 +177,16 @@ def make_rows(name: str, shrink: int, rounds: int, chosen: list[str] | None) -> 
     return rows
 
 
+def rows_of_own_process(name: str, arguments: argparse.Namespace) -> list[dict]:
+    """`make_rows` in a process that has done nothing else."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.json"
+        command = [sys.executable, __file__, "--case", name, "--rounds", str(arguments.rounds), "--rows", str(path)]
+        command += ["--contender", *arguments.contender] if arguments.contender else []
+        subprocess.run(command + ["--quick"] * arguments.quick, check=True)
+        return json.loads(path.read_text())["rows"]
+
+
 def line(row: dict) -> str:
     """Returns a row of results as text."""
     timed = [
@@ -194,13 +212,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a JSON file for benchmarks/report.py")
     parser.add_argument("--quick", action="store_true", help="an eighth of each size, to see that it runs")
     parser.add_argument("--memory", nargs=2, metavar=("CASE", "CONTENDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     shrink = QUICK if arguments.quick else 1
     if arguments.memory:
         return measure_memory(*arguments.memory, shrink)
+    if arguments.rows:
+        return write_whole(
+            arguments.rows, {"rows": make_rows(arguments.case[0], shrink, arguments.rounds, arguments.contender)}
+        )
     rows: list[dict] = []
     for name in arguments.case:
-        rows += make_rows(name, shrink, arguments.rounds, arguments.contender)
+        rows += rows_of_own_process(name, arguments)
         if arguments.out:  # after every case, so that an interruption loses one
             write_record(arguments.out, "attention", rows)
 

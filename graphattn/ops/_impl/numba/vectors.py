@@ -383,7 +383,7 @@ def _halved_sums(builder, a, b, c, d):
 
 
 def _store_sums(context, builder, signature, args, first, second, count):
-    """Stores the sums over the lanes of four vectors, or of eight: those of the second half may be `first` again."""
+    """Adds the halves that `_halved_sums` left of four vectors, or, with `second`, of eight, and stores the sums."""
     low, high = [0, 1, 2, 3, 8, 9, 10, 11][:count], [4, 5, 6, 7, 12, 13, 14, 15][:count]
     sums = builder.fadd(_shuffle(builder, first, second, low), _shuffle(builder, first, second, high))
     stored = builder.store(sums, _as_vector(builder, _address(builder, *args[:2]), count))
