@@ -8,6 +8,7 @@ of several blocks keeps one output and one log-sum-exp throughout, to which each
 
 Backward, each block's weights are exp(logit − lse) with the lse of the whole. Both kernels serve the key heads
 [begin, end) over all blocks, so no two threads add to one number, and bits do not depend on the number of threads.
+Nodes of a block may lie anywhere, so each row is asked for a while before it is read.
 
 Arrays are flat, widths multiples of 8; `table`, `dst`, `src` and `prefix` are those of `graph.plan.Groups`. What is
 read lies in `Rows`: a node's heads are side by side, the nodes a step apart, those of keys and values in two tables.
@@ -44,13 +45,15 @@ from graphattn.ops._impl.numba.vectors import (
     load,
     optional,
     pointer,
+    prefetch_apart,
     spread,
     store,
 )
 
 FIELDS = 5  # of a group in the table
 CHUNK_CELLS = 2**15  # targets times sources whose weights and slopes stay in the second-level cache
-LEAST_CHUNK = 2 * GROUP  # targets
+STEP = 2 * GROUP  # targets served at once
+LINE = 16  # numbers of 4 bytes in a cache line
 
 
 class Rows(NamedTuple):
@@ -61,13 +64,6 @@ class Rows(NamedTuple):
     count: Any
     more: Any
     more_step: Any
-
-
-class Sums(NamedTuple):
-    """What is added up for nodes, in contiguous arrays of as many nodes as `Rows` says."""
-
-    array: Any
-    more: Any
 
 
 @part
@@ -114,18 +110,85 @@ def gather_rows(into, nodes, first, count, rows, at, width):
 
 
 @part_of_rows
-def add_gathered(sums, rows, nodes, of_head, table, width):
-    """Adds the rows of a table, [count, width], to what the sums of `rows` have for nodes[first:][:count] and a head.
-
-    of_head is (first, count, num_heads, head).
-    """
-    first, count, num_heads, head = of_head
+def add_gathered(rows, nodes, first, count, at, table, width):
+    """Adds the rows of a table, [count, width], to what `rows` have at [at:] of nodes[first:][:count]."""
     for r in range(count):
         node = nodes[first + r]
         if node < rows.count:
-            add_row(sums.array, (node * num_heads + head) * width, table, r * width, width)
+            add_row(rows.array, node * rows.step + at, table, r * width, width)
         else:
-            add_row(sums.more, ((node - rows.count) * num_heads + head) * width, table, r * width, width)
+            add_row(rows.more, (node - rows.count) * rows.more_step + at, table, r * width, width)
+
+
+class Share(NamedTuple):
+    """Nodes of which so many are asked for in each step."""
+
+    first: Any
+    stop: Any
+    each: Any
+
+
+class Ahead(NamedTuple):
+    """What is served next: the block's next targets, those under its next head, or the next block."""
+
+    first_target: Any
+    last_target: Any
+    sources: Any  # none where they are those of now
+    head: Any
+    key_head: Any
+    is_new: Any  # whether other sums begin
+
+
+@part
+def size_after(table, group, block, field):
+    """Targets (1) or sources (2) of the block that follows, zero if there is none."""
+    if block + 1 < table[FIELDS * group]:
+        return table[FIELDS * group + field]
+    return table[FIELDS * (group + 1) + field] if FIELDS * (group + 1) < len(table) else 0
+
+
+@part
+def shared_out(first, count, steps):
+    return Share(first, first + count, (count + steps - 1) // steps)
+
+
+@part
+def look_ahead(head, heads, group_size, row, place, chunk, num_targets, column, num_sources, after):
+    """Returns what follows `chunk` targets of a block, those from `place` on, under a head; `heads` are the first and
+    the last to be served, `after` the sizes of the next block."""
+    steps = (min(chunk, num_targets - place) + STEP - 1) // STEP
+    if place + chunk < num_targets:
+        first, stop = row + place + chunk, row + min(place + 2 * chunk, num_targets)
+        return Ahead(first, stop, Share(0, 0, 0), head, head // group_size, False)
+    if head + 1 < heads[1]:
+        key_head = (head + 1) // group_size
+        is_new = key_head != head // group_size
+        sources = shared_out(column, num_sources if is_new else 0, steps)
+        return Ahead(row, row + min(chunk, num_targets), sources, head + 1, key_head, is_new)
+    first, key_head = row + num_targets, heads[0] // group_size
+    sources = shared_out(column + num_sources, after[1], steps)
+    return Ahead(first, first + min(chunk, after[0]), sources, heads[0], key_head, True)
+
+
+@part
+def ask_for(rows, nodes, share, step, at, width):
+    """Asks for what rows have at [at:][:width] of a step's share of nodes; a line that begins before `at` came with
+    the head before."""
+    first = share.first + step * share.each
+    for r in range(first, min(first + share.each, share.stop)):
+        node = nodes[r]
+        if node < rows.count:
+            for c in range(-at % LINE, width, LINE):
+                prefetch_apart(rows.array, node * rows.step + at + c)
+        else:
+            for c in range(-at % LINE, width, LINE):
+                prefetch_apart(rows.more, (node - rows.count) * rows.more_step + at + c)
+
+
+@part
+def ask_for_sources(ahead, step, key, value, src, head_dim, value_dim):
+    ask_for(key, src, ahead.sources, step, ahead.key_head * head_dim, head_dim)
+    ask_for(value, src, ahead.sources, step, ahead.key_head * value_dim, value_dim)
 
 
 @part
@@ -161,11 +224,17 @@ def highest(prefix, first, count):
 @part_of_rows
 def attend_block(
     row, num_targets, num_sources, ld, num_heads, head, head_dim, value_dim, is_finite, dst, prefix, scale,
-    query, key_columns, value_rows, queries, scores, outs, peaks, totals, out, lse,
+    query, key_columns, value_rows, queries, scores, outs, peaks, totals, out, lse, src, key, value, ahead,
 ):  # fmt: skip
     """Serves the targets of one block under one head."""
-    place = 0
+    place, of_out = 0, Rows(out, num_heads * value_dim, query.count, out, 0)
     while place < num_targets:
+        ask_for_sources(ahead, place // STEP, key, value, src, head_dim, value_dim)
+        share, next_head = Share(row + place + STEP, row + num_targets, STEP), head
+        if place + STEP >= num_targets:
+            share, next_head = Share(ahead.first_target, ahead.last_target, STEP), ahead.head
+        ask_for(query, dst, share, 0, next_head * head_dim, head_dim)
+        ask_for(of_out, dst, share, 0, next_head * value_dim, value_dim)
         rows = rows_at_once(place, num_targets)
         real, first = min(rows, num_targets - place), row + place
         place += rows
@@ -199,11 +268,11 @@ def attend_blocks(
     """Merges all blocks into lse, −inf on arrival or what the targets have from elsewhere, and into out."""
     group_size, room, num_rows = num_heads // num_key_heads, widest_group(table), len(lse) // num_heads
     ld = room + -room % 8 + 8
-    at_rows = 2 * GROUP * ld
+    at_rows = STEP * ld
     at_columns = at_rows + ld * max(head_dim, value_dim)
     at_queries = at_columns + ld * head_dim
-    at_outs = at_queries + 2 * GROUP * head_dim
-    at_peaks = at_outs + 2 * GROUP * value_dim
+    at_outs = at_queries + STEP * head_dim
+    at_peaks = at_outs + STEP * value_dim
     numbers = np.zeros(at_peaks + 4 * GROUP, out.dtype)
     ask_for_huge_pages(numbers)
     numbers[at_peaks:] = 1
@@ -214,18 +283,23 @@ def attend_blocks(
     query = Rows(optional(query), query_step, num_rows, optional(query), 0)
     key = Rows(optional(key), key_step, num_first, optional(more_key), more_key_step)
     value = Rows(optional(value), value_step, num_first, optional(more_value), more_value_step)
-    row, column = 0, 0
+    row, column, heads = 0, 0, (begin * group_size, end * group_size)
     for group in range(len(table) // FIELDS):
         num_targets, num_sources = table[FIELDS * group + 1], table[FIELDS * group + 2]
-        for _ in range(table[FIELDS * group]):
+        for block in range(table[FIELDS * group]):
+            after = size_after(table, group, block, 1), size_after(table, group, block, 2)
             for key_head in range(begin, end):
                 gather_rows(source_rows, src, column, num_sources, key, key_head * head_dim, head_dim)
                 transpose(key_columns, ld, source_rows, 0, head_dim, num_sources, head_dim)
                 check = gather_rows(source_rows, src, column, num_sources, value, key_head * value_dim, value_dim)
                 for head in range(key_head * group_size, (key_head + 1) * group_size):
+                    ahead = look_ahead(
+                        head, heads, group_size, row, 0, num_targets, num_targets, column, num_sources, after
+                    )
                     attend_block(
                         row, num_targets, num_sources, ld, num_heads, head, head_dim, value_dim, check == 0, dst,
                         prefix, scale, query, key_columns, source_rows, queries, scores, outs, peaks, totals, out, lse,
+                        src, key, value, ahead,
                     )  # fmt: skip
             row += num_targets
             column += num_sources
@@ -273,11 +347,19 @@ def ascend(prefix, first, count):
 def differentiate_chunk(
     first, count, num_sources, ld, num_heads, head, head_dim, value_dim, dst, prefix, scale, lse, deltas,
     queries, slope_rows, key_columns, value_columns, key_rows, scores, slopes, sums, grad_query, key_sums, value_sums,
+    src, query, key, value, slope, key_grads, value_grads, key_head, of_sources, ahead,
 ):  # fmt: skip
     """Serves some targets of one block under one head; scores become slopes of logits, and slopes weights."""
-    is_stair = ascend(prefix, first, count)
-    place = 0
+    is_stair, place = ascend(prefix, first, count), 0
+    targets, next_targets = Share(first, first + count, STEP), Share(ahead.first_target, ahead.last_target, STEP)
     while place < count:
+        step = place // STEP
+        ask_for_sources(ahead, step, key, value, src, head_dim, value_dim)
+        ask_for(query, dst, next_targets, step, ahead.head * head_dim, head_dim)
+        ask_for(slope, dst, next_targets, step, ahead.head * value_dim, value_dim)
+        if is_given(grad_query):
+            of_query = Rows(grad_query, num_heads * head_dim, query.count, grad_query, 0)
+            ask_for(of_query, dst, targets, step, head * head_dim, head_dim)
         rows = rows_at_once(place, count)
         real = min(rows, count - place)
         depth = prefix[first + place + real - 1] if is_stair else num_sources
@@ -306,6 +388,9 @@ def differentiate_chunk(
                 lowest += 1
         if lowest == count:
             break
+        if ahead.is_new:  # then what sources gain is added up after this
+            ask_for(key_grads, src, of_sources, column // GROUP, key_head * head_dim, head_dim)
+            ask_for(value_grads, src, of_sources, column // GROUP, key_head * value_dim, value_dim)
         multiply(
             sums, 0, head_dim, scores, lowest * ld + column, 1, ld,
             queries, lowest * head_dim, head_dim, count - lowest, head_dim, GROUP,
@@ -328,8 +413,8 @@ def differentiate_blocks(
     """Adds to the gradients, zero on arrival, what all blocks bring; out and lse are those of the whole."""
     group_size, room, tallest = num_heads // num_key_heads, widest_group(table), tallest_group(table)
     ld, wide = room + -room % 8 + 8, max(head_dim, value_dim)
-    chunk = max(LEAST_CHUNK, CHUNK_CELLS // ld // LEAST_CHUNK * LEAST_CHUNK)
-    chunk = min(chunk, tallest + -tallest % LEAST_CHUNK)
+    chunk = max(STEP, CHUNK_CELLS // ld // STEP * STEP)
+    chunk = min(chunk, tallest + -tallest % STEP)
     at_slopes = chunk * ld
     at_key_rows = at_slopes + chunk * ld
     at_value_rows = at_key_rows + ld * head_dim
@@ -340,7 +425,7 @@ def differentiate_blocks(
     at_queries = at_value_sums + ld * value_dim
     at_slope_rows = at_queries + chunk * head_dim
     at_sums = at_slope_rows + chunk * value_dim
-    at_deltas = at_sums + 2 * GROUP * wide
+    at_deltas = at_sums + STEP * wide
     num_rows, num_ours = len(lse) // num_heads, (end - begin) * group_size
     numbers = np.zeros(at_deltas + chunk, out.dtype)
     of_rows = np.empty(num_rows * num_ours, out.dtype)  # delta of the formulas, once for all blocks of a target
@@ -357,20 +442,21 @@ def differentiate_blocks(
     value = Rows(optional(value), value_step, num_first, optional(more_value), more_value_step)
     out, lse, grad_lse, grad_query = optional(out), optional(lse), optional(grad_lse), optional(grad_query)
     slope = Rows(optional(grad_out), num_heads * value_dim, num_rows, optional(grad_out), 0)
-    key_grads, value_grads = (
-        Sums(optional(grad_key), optional(grad_more_key)),
-        Sums(optional(grad_value), optional(grad_more_value)),
-    )
+    key_numbers, value_numbers = num_key_heads * head_dim, num_key_heads * value_dim
+    key_grads = Rows(optional(grad_key), key_numbers, num_first, optional(grad_more_key), key_numbers)
+    value_grads = Rows(optional(grad_value), value_numbers, num_first, optional(grad_more_value), value_numbers)
     for row in range(num_rows):
         for number in range(num_ours):
             at_row = row * num_heads + begin * group_size + number
             delta = dot(slope.array, at_row * value_dim, out, at_row * value_dim, value_dim)
             of_rows[row * num_ours + number] = delta - grad_lse[at_row] if is_given(grad_lse) else delta
-    row, column = 0, 0
+    row, column, heads = 0, 0, (begin * group_size, end * group_size)
     for group in range(len(table) // FIELDS):
         num_targets, num_sources = table[FIELDS * group + 1], table[FIELDS * group + 2]
         whole = num_sources + -num_sources % GROUP
-        for _ in range(table[FIELDS * group]):
+        for block in range(table[FIELDS * group]):
+            after = size_after(table, group, block, 1), size_after(table, group, block, 2)
+            sources = Share(column, column + num_sources, GROUP)
             for key_head in range(begin, end):
                 of_sources = gather_rows(key_rows, src, column, num_sources, key, key_head * head_dim, head_dim)
                 of_sources += gather_rows(value_rows, src, column, num_sources, value, key_head * value_dim, value_dim)
@@ -386,10 +472,14 @@ def differentiate_blocks(
                         for r in range(count):
                             deltas[r] = of_rows[(dst[first + r] * num_ours) + head - begin * group_size]
                         if check == 0:
+                            ahead = look_ahead(
+                                head, heads, group_size, row, place, chunk, num_targets, column, num_sources, after
+                            )
                             differentiate_chunk(
                                 first, count, num_sources, ld, num_heads, head, head_dim, value_dim, dst, prefix, scale,
                                 lse, deltas, queries, slope_rows, key_columns, value_columns, key_rows, scores, slopes,
-                                sums, grad_query, key_sums, value_sums,
+                                sums, grad_query, key_sums, value_sums, src, query, key, value, slope, key_grads,
+                                value_grads, key_head, sources, ahead,
                             )  # fmt: skip
                         else:
                             differentiate_slowly(
@@ -397,9 +487,8 @@ def differentiate_blocks(
                                 queries, slope_rows, key_rows, value_columns, scores, slopes, grad_query, key_sums,
                                 value_sums,
                             )  # fmt: skip
-                of_head = column, num_sources, num_key_heads, key_head
-                add_gathered(key_grads, key, src, of_head, key_sums, head_dim)
-                add_gathered(value_grads, value, src, of_head, value_sums, value_dim)
+                add_gathered(key_grads, src, column, num_sources, key_head * head_dim, key_sums, head_dim)
+                add_gathered(value_grads, src, column, num_sources, key_head * value_dim, value_sums, value_dim)
             row += num_targets
             column += num_sources
     keep(numbers)

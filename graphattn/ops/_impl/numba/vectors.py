@@ -413,19 +413,27 @@ def store_eight_sums(typing, array, index, a, b, c, d, e, f, g, h):
     return types.void(array, types.intp, a, a, a, a, a, a, a, a), build
 
 
-@intrinsic
-def prefetch(typing, array, index):
-    """Asks for the cache line of array[index]; no index is out of bounds."""
+def _prefetch(nearness, where):
+    """Makes an intrinsic that asks for a cache line, into the nearest cache (3) or only into the second one (2)."""
 
-    def build(context, builder, signature, args):
-        byte = ir.IntType(8).as_pointer()
-        address = builder.bitcast(_address(builder, *args), byte)
-        function_type = ir.FunctionType(ir.VoidType(), [byte, INT32, INT32, INT32])
-        ask = get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
-        builder.call(ask, [address, INT32(0), INT32(3), INT32(1)])  # for reading, into every level, data
-        return context.get_dummy_value()
+    @intrinsic
+    def prefetch(typing, array, index):
+        def build(context, builder, signature, args):
+            byte = ir.IntType(8).as_pointer()
+            address = builder.bitcast(_address(builder, *args), byte)
+            function_type = ir.FunctionType(ir.VoidType(), [byte, INT32, INT32, INT32])
+            ask = get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+            builder.call(ask, [address, INT32(0), INT32(nearness), INT32(1)])  # for reading, data
+            return context.get_dummy_value()
 
-    return types.void(array, types.intp), build
+        return types.void(array, types.intp), build
+
+    prefetch.__doc__ = f"Asks for the cache line of array[index], into {where}; no index is out of bounds."
+    return prefetch
+
+
+prefetch = _prefetch(3, "every level")
+prefetch_apart = _prefetch(2, "the second level, for what is read a while later")
 
 
 @intrinsic
