@@ -21,6 +21,8 @@ import numpy as np
 
 from graphattn.ops._impl.numba.kernels import (
     GROUP,
+    LOG2_E,
+    LOG_2,
     add_row,
     add_rows,
     clear,
@@ -37,17 +39,21 @@ from graphattn.ops._impl.numba.kernels import (
 )
 from graphattn.ops._impl.numba.vectors import (
     ask_for_huge_pages,
+    exp2,
     fma,
     is_given,
     keep,
     lane_sum,
     like,
+    larger,
     load,
+    log2,
     optional,
     pointer,
     prefetch_apart,
     spread,
     store,
+    where_equal,
 )
 
 FIELDS = 5  # of a group in the table
@@ -191,25 +197,47 @@ def ask_for_sources(ahead, step, key, value, src, head_dim, value_dim):
     ask_for(value, src, ahead.sources, step, ahead.key_head * value_dim, value_dim)
 
 
+class Merged(NamedTuple):
+    """Room for what `merge` makes of up to eight targets."""
+
+    before: Any  # the log-sum-exp that a target had
+    kept: Any  # its share and that of the block, as powers of the larger log-sum-exp
+    added: Any
+    total: Any
+    lse: Any
+
+
 @part
-def merge(out, at, width, lse, at_row, part_out, row, part_lse, part_total):
-    """Adds a block's share, of which part_out is part_total times as much, to what a target has."""
-    before = lse[at_row]
-    if part_lse == -np.inf:
-        return
-    if before == -np.inf:
-        lse[at_row] = part_lse
-        added = spread(like(out, 1) / part_total)
-        for c in range(0, width, 8):
-            store(out, at + c, added * load(part_out, row + c))
-        return
-    peak = max(before, part_lse)
-    total = peak + math.log(math.exp(before - peak) + math.exp(part_lse - peak))
-    lse[at_row] = total
-    kept = spread(like(out, math.exp(before - total)))
-    added = spread(like(out, math.exp(part_lse - total)) / part_total)
-    for c in range(0, width, 8):
-        store(out, at + c, fma(added, load(part_out, row + c), kept * load(out, at + c)))
+def merge(outs, width, part_lse, part_totals, merged, first, count, dst, num_heads, head, out, lse):
+    """Adds a block's shares, of which outs are part_totals times as much, to what up to eight targets have."""
+    minus_inf, is_first = like(out, -np.inf), True
+    for r in range(count):
+        merged.before[r] = lse[dst[first + r] * num_heads + head]
+        is_first = is_first and merged.before[r] == minus_inf
+    if not is_first:
+        before, new, none = load(merged.before, 0), load(part_lse, 0), spread(minus_inf)
+        peak, log2_e = larger(new, before), spread(like(out, LOG2_E))
+        shift = where_equal(peak, none, spread(like(out, 0)), peak)
+        kept, added = exp2(log2_e * (before - shift)), exp2(log2_e * (new - shift))
+        total = kept + added
+        store(merged.kept, 0, kept)
+        store(merged.added, 0, added)
+        store(merged.total, 0, total)
+        store(merged.lse, 0, fma(spread(like(out, LOG_2)), log2(total), shift))
+    for r in range(count):
+        at_row = dst[first + r] * num_heads + head
+        at = at_row * width
+        if part_lse[r] == minus_inf:
+            continue
+        if merged.before[r] == minus_inf:  # then out holds nothing yet
+            lse[at_row], factor = part_lse[r], spread(like(out, 1) / part_totals[r])
+            for c in range(0, width, 8):
+                store(out, at + c, factor * load(outs, r * width + c))
+        else:
+            lse[at_row], factor = merged.lse[r], spread(merged.added[r] / (merged.total[r] * part_totals[r]))
+            scale = spread(merged.kept[r] / merged.total[r])
+            for c in range(0, width, 8):
+                store(out, at + c, fma(factor, load(outs, r * width + c), scale * load(out, at + c)))
 
 
 @part
@@ -224,7 +252,8 @@ def highest(prefix, first, count):
 @part_of_rows
 def attend_block(
     row, num_targets, num_sources, ld, num_heads, head, head_dim, value_dim, is_finite, dst, prefix, scale,
-    query, key_columns, value_rows, queries, scores, outs, peaks, totals, out, lse, src, key, value, ahead,
+    query, key_columns, value_rows, queries, scores, outs, peaks, totals, merged, out, lse, src, key, value,
+    ahead,
 ):  # fmt: skip
     """Serves the targets of one block under one head."""
     place, of_out = 0, Rows(out, num_heads * value_dim, query.count, out, 0)
@@ -254,9 +283,7 @@ def attend_block(
                     for t in range(prefix[first + r]):
                         total += scores[r * ld + t] * value_rows[t * value_dim + c]
                     outs[r * value_dim + c] = total
-        for r in range(real):
-            at_row = dst[first + r] * num_heads + head
-            merge(out, at_row * value_dim, value_dim, lse, at_row, outs, r * value_dim, peaks[r], totals[r])
+        merge(outs, value_dim, peaks, totals, merged, first, real, dst, num_heads, head, out, lse)
 
 
 @kernel
@@ -273,12 +300,17 @@ def attend_blocks(
     at_queries = at_columns + ld * head_dim
     at_outs = at_queries + STEP * head_dim
     at_peaks = at_outs + STEP * value_dim
-    numbers = np.zeros(at_peaks + 4 * GROUP, out.dtype)
+    numbers = np.zeros(at_peaks + 7 * STEP, out.dtype)
     ask_for_huge_pages(numbers)
     numbers[at_peaks:] = 1
     scores, source_rows, key_columns = pointer(numbers, 0), pointer(numbers, at_rows), pointer(numbers, at_columns)
     queries, outs = pointer(numbers, at_queries), pointer(numbers, at_outs)
-    peaks, totals = pointer(numbers, at_peaks), pointer(numbers, at_peaks + 2 * GROUP)
+    peaks, totals = pointer(numbers, at_peaks), pointer(numbers, at_peaks + STEP)
+    merged = Merged(
+        pointer(numbers, at_peaks + 2 * STEP), pointer(numbers, at_peaks + 3 * STEP),
+        pointer(numbers, at_peaks + 4 * STEP), pointer(numbers, at_peaks + 5 * STEP),
+        pointer(numbers, at_peaks + 6 * STEP),
+    )  # fmt: skip
     dst, src, prefix, out, lse = optional(dst), optional(src), optional(prefix), optional(out), optional(lse)
     query = Rows(optional(query), query_step, num_rows, optional(query), 0)
     key = Rows(optional(key), key_step, num_first, optional(more_key), more_key_step)
@@ -298,8 +330,8 @@ def attend_blocks(
                     )
                     attend_block(
                         row, num_targets, num_sources, ld, num_heads, head, head_dim, value_dim, check == 0, dst,
-                        prefix, scale, query, key_columns, source_rows, queries, scores, outs, peaks, totals, out, lse,
-                        src, key, value, ahead,
+                        prefix, scale, query, key_columns, source_rows, queries, scores, outs, peaks, totals,
+                        merged, out, lse, src, key, value, ahead,
                     )  # fmt: skip
             row += num_targets
             column += num_sources
