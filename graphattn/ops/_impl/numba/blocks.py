@@ -21,6 +21,7 @@ import numpy as np
 
 from graphattn.ops._impl.numba.kernels import (
     GROUP,
+    LINE,
     LOG2_E,
     LOG_2,
     add_row,
@@ -44,8 +45,8 @@ from graphattn.ops._impl.numba.vectors import (
     is_given,
     keep,
     lane_sum,
-    like,
     larger,
+    like,
     load,
     log2,
     optional,
@@ -59,7 +60,6 @@ from graphattn.ops._impl.numba.vectors import (
 FIELDS = 5  # of a group in the table
 CHUNK_CELLS = 2**15  # targets times sources whose weights and slopes stay in the second-level cache
 STEP = 2 * GROUP  # targets served at once
-LINE = 16  # numbers of 4 bytes in a cache line
 
 
 class Rows(NamedTuple):

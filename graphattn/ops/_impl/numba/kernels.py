@@ -121,6 +121,7 @@ FEW_TYPES = 16  # up to here, comparing with every type is faster than looking e
 FAR_EDGES = 32  # the longest row whose nodes are asked for ahead
 NEAR_NUMBERS = 2**18  # keys and values that one second-level cache holds
 BEFORE = 8  # numbers before the first row of a tile that clearing may overwrite
+LINE = 16  # numbers of 4 bytes in a cache line
 FIELDS = 5  # of a task
 LOG2_E, LOG_2 = 1 / np.log(2), np.log(2)
 
@@ -1052,12 +1053,17 @@ def edges_ahead(target, end, graph, nodes):
 
 
 @part
+def ask_for_row(table, at, width):
+    """Asks for a row's vector of one head while the row before is served: they lie a stride apart."""
+    for c in range(0, width, LINE):
+        prefetch(table, at + c)
+
+
+@part
 def ask_ahead(table, stride, at, width, first, stop, src):
     """Asks for what the edges [first, stop) will read of a table: their sources lie far apart, and the wait is long."""
     for edge in range(first, stop):
-        place = src[edge] * stride + at
-        for c in range(0, width, 16):
-            prefetch(table, place + c)
+        ask_for_row(table, src[edge] * stride + at, width)
 
 
 @part
@@ -1087,6 +1093,8 @@ def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, q
             value_at = nodes.value_at + key_head * nodes.value_step
             ask_ahead(nodes.keys, nodes.key_stride, key_at, head_dim, next_edge, ahead, src)
             query_at = target * sizes.query_stride + head * head_dim
+            ask_for_row(query, query_at + sizes.query_stride, head_dim)
+            ask_for_row(outputs.out, (at_row + sizes.num_heads) * value_dim, value_dim)
             dots(scores, count, query, query_at, nodes.keys, sources, nodes.key_stride, key_at, head_dim)
             ask_ahead(nodes.values, nodes.value_stride, value_at, value_dim, next_edge, ahead, src)
             if is_given(terms.to_features):
@@ -1184,8 +1192,7 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
             depth = src[ptr[first + rows] - 1] + 1 - low - left
             columns, query_at = depth + -depth % 8, first * sizes.query_stride + head * head_dim
             for target in range(place, min(place + 2 * GROUP, end)):
-                for c in range(0, head_dim, 16):
-                    prefetch(query, target * sizes.query_stride + head * head_dim + c)
+                ask_for_row(query, target * sizes.query_stride + head * head_dim, head_dim)
             multiply(
                 scores, BEFORE, ld, query, query_at, sizes.query_stride, 1,
                 tile.key_columns, left, ld, head_dim, columns, rows,
@@ -1440,7 +1447,11 @@ def differentiate_rows(
             if head == first_head or has_mask:
                 sources, count = list_row(row, target, head, graph, sizes, terms, rules)
             query_at, at_slope = target * sizes.query_stride + head * head_dim, at_row * value_dim
+            ask_for_row(query, query_at + sizes.query_stride, head_dim)
+            ask_for_row(upstream.grad_out, at_slope + sizes.num_heads * value_dim, value_dim)
+            ask_for_row(upstream.out, at_slope + sizes.num_heads * value_dim, value_dim)
             if is_given(grads.query):
+                ask_for_row(grads.query, (at_row + sizes.num_heads) * head_dim, head_dim)
                 clear(grads.query, at_row * head_dim, head_dim)
             if upstream.lse[at_row] == -np.inf:
                 continue
@@ -1529,6 +1540,10 @@ def differentiate_tile(
             left = src[ptr[first]] - low
             depth = src[ptr[first + rows] - 1] + 1 - low - left
             columns, at_group = depth + -depth % 8, BEFORE + (first - begin) * ld + left
+            for target in range(place, min(place + 2 * GROUP, end)):
+                ask_for_row(upstream.out, (target * num_heads + head) * value_dim, value_dim)
+                if is_given(grads.query):
+                    ask_for_row(grads.query, (target * num_heads + head) * head_dim, head_dim)
             multiply(
                 scores, at_group, ld, tile.query_rows, (first - begin) * head_dim, head_dim, 1,
                 tile.key_columns, left, ld, head_dim, columns, rows,
