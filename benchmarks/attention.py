@@ -207,7 +207,9 @@ def main() -> None:
         return attention_cuda.main()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], parents=[where])
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--contender", nargs="+", help="only these, and those of ours that they are compared with")
+    named = dict.fromkeys(name for names in CONTENDERS.values() for name in names)
+    only_these = f"only these, and those of ours that they are compared with: {', '.join(named)}"
+    parser.add_argument("--contender", nargs="+", choices=named, metavar="NAME", help=only_these)
     parser.add_argument("--rounds", type=int, default=9, help="counted rounds, after two that are not")
     parser.add_argument("--out", type=Path, help="a JSON file for benchmarks/report.py")
     parser.add_argument("--quick", action="store_true", help="an eighth of each size, to see that it runs")

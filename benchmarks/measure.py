@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -195,7 +196,7 @@ def commits_of(folders: Iterable[str | Path]) -> list[str]:
 
 def write_record(path: Path, benchmark: str, rows: list[dict], device: str = "cpu") -> None:
     """Writes the JSON file of one benchmark: the command, `environment` and the rows."""
-    record = {"benchmark": benchmark, "command": "python " + " ".join(sys.argv), **environment(device), "rows": rows}
+    record = {"benchmark": benchmark, "command": shlex.join(["python", *sys.argv]), **environment(device), "rows": rows}
     write_whole(path, record)
 
 
