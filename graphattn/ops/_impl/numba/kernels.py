@@ -60,6 +60,7 @@ from graphattn.ops._impl.numba.vectors import (
     optional,
     pointer,
     prefetch,
+    prefetch_apart,
     shifted,
     spread,
     store,
@@ -1066,6 +1067,40 @@ def ask_ahead(table, stride, at, width, first, stop, src):
         ask_for_row(table, src[edge] * stride + at, width)
 
 
+class TileAhead(NamedTuple):
+    """What a tile's next head reads of its nodes; or, after the last, the next tile, if it is like this one."""
+
+    key_at: Any
+    value_at: Any
+    count: Any  # nodes; none where they are those of now
+    each: Any  # so many are asked for with every few rows
+
+
+@part
+def look_past(begin, end, head, first_head, last_head, group, low, width, nodes):
+    is_last = head + 1 == last_head
+    first, next_key_head = (low + end - begin, first_head // group) if is_last else (low, (head + 1) // group)
+    count = width if is_last or next_key_head != head // group else 0
+    steps = (end - begin + 2 * GROUP - 1) // (2 * GROUP)
+    return TileAhead(
+        first * nodes.key_stride + nodes.key_at + next_key_head * nodes.key_step,
+        first * nodes.value_stride + nodes.value_at + next_key_head * nodes.value_step,
+        count,
+        (count + steps - 1) // steps,
+    )
+
+
+@part
+def ask_for_nodes(ahead, step, nodes, sizes):
+    """Asks for a step's share of the nodes ahead; a line that begins before a head came with the head before."""
+    first = step * ahead.each
+    for node in range(first, min(first + ahead.each, ahead.count)):
+        for c in range(-ahead.key_at % LINE, sizes.head_dim, LINE):
+            prefetch_apart(nodes.keys, ahead.key_at + node * nodes.key_stride + c)
+        for c in range(-ahead.value_at % LINE, sizes.value_dim, LINE):
+            prefetch_apart(nodes.values, ahead.value_at + node * nodes.value_stride + c)
+
+
 @part
 def add_from_features(into, width, of_features, at_row, head, sizes, terms):
     """Adds to a row of out what out_attr brings; or to one of query's gradient what that of query_attr brings."""
@@ -1532,6 +1567,7 @@ def differentiate_tile(
                 row, tile, step,
             )  # fmt: skip
             continue
+        ahead = look_past(begin, end, head, first_head, last_head, group, low, width, nodes)
         place = begin
         while place < end:
             rows = rows_at_once(place - begin, end - begin)
@@ -1540,10 +1576,15 @@ def differentiate_tile(
             left = src[ptr[first]] - low
             depth = src[ptr[first + rows] - 1] + 1 - low - left
             columns, at_group = depth + -depth % 8, BEFORE + (first - begin) * ld + left
+            ask_for_nodes(ahead, (first - begin) // (2 * GROUP), nodes, sizes)
             for target in range(place, min(place + 2 * GROUP, end)):
-                ask_for_row(upstream.out, (target * num_heads + head) * value_dim, value_dim)
+                at_row = target * num_heads + head
+                ask_for_row(upstream.out, at_row * value_dim, value_dim)
+                if head + 1 < last_head:
+                    ask_for_row(query, target * sizes.query_stride + (head + 1) * head_dim, head_dim)
+                    ask_for_row(upstream.grad_out, (at_row + 1) * value_dim, value_dim)
                 if is_given(grads.query):
-                    ask_for_row(grads.query, (target * num_heads + head) * head_dim, head_dim)
+                    ask_for_row(grads.query, at_row * head_dim, head_dim)
             multiply(
                 scores, at_group, ld, tile.query_rows, (first - begin) * head_dim, head_dim, 1,
                 tile.key_columns, left, ld, head_dim, columns, rows,
@@ -1600,6 +1641,11 @@ def differentiate_tile(
             while last < end and src[ptr[last]] - low < column + GROUP:
                 last += 1
             at_group, num_columns = BEFORE + (first - begin) * ld + column, min(GROUP, width - column)
+            for node in range(low + column, low + column + num_columns):
+                at = node * grad_nodes.key_stride + grad_nodes.key_at + key_head * grad_nodes.key_step
+                ask_for_row(grad_nodes.keys, at, head_dim)
+                at = node * grad_nodes.value_stride + grad_nodes.value_at + key_head * grad_nodes.value_step
+                ask_for_row(grad_nodes.values, at, value_dim)
             if is_given(grads.key):
                 multiply(
                     tile.sums, 0, head_dim, scores, at_group, 1, ld,
