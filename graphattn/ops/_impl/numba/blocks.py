@@ -21,11 +21,11 @@ import numpy as np
 
 from graphattn.ops._impl.numba.kernels import (
     GROUP,
-    LINE,
     LOG2_E,
     LOG_2,
     add_row,
     add_rows,
+    ask_early,
     clear,
     differentiate_products,
     dot,
@@ -51,7 +51,6 @@ from graphattn.ops._impl.numba.vectors import (
     log2,
     optional,
     pointer,
-    prefetch_apart,
     spread,
     store,
     where_equal,
@@ -178,17 +177,14 @@ def look_ahead(head, heads, group_size, row, place, chunk, num_targets, column, 
 
 @part
 def ask_for(rows, nodes, share, step, at, width):
-    """Asks for what rows have at [at:][:width] of a step's share of nodes; a line that begins before `at` came with
-    the head before."""
+    """Asks for what rows have at [at:][:width] of a step's share of nodes."""
     first = share.first + step * share.each
     for r in range(first, min(first + share.each, share.stop)):
         node = nodes[r]
         if node < rows.count:
-            for c in range(-at % LINE, width, LINE):
-                prefetch_apart(rows.array, node * rows.step + at + c)
+            ask_early(rows.array, node * rows.step, at, width)
         else:
-            for c in range(-at % LINE, width, LINE):
-                prefetch_apart(rows.more, (node - rows.count) * rows.more_step + at + c)
+            ask_early(rows.more, (node - rows.count) * rows.more_step, at, width)
 
 
 @part

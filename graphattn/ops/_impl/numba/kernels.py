@@ -1061,6 +1061,14 @@ def ask_for_row(table, at, width):
 
 
 @part
+def ask_early(table, row, at, width):
+    """Asks for table[row + at:][:width] long before it is read; a line that begins before `at` came with the head
+    before."""
+    for c in range(-at % LINE, width, LINE):
+        prefetch_apart(table, row + at + c)
+
+
+@part
 def ask_ahead(table, stride, at, width, first, stop, src):
     """Asks for what the edges [first, stop) will read of a table: their sources lie far apart, and the wait is long."""
     for edge in range(first, stop):
@@ -1092,13 +1100,11 @@ def look_past(begin, end, head, first_head, last_head, group, low, width, nodes)
 
 @part
 def ask_for_nodes(ahead, step, nodes, sizes):
-    """Asks for a step's share of the nodes ahead; a line that begins before a head came with the head before."""
+    """Asks for a step's share of the nodes ahead."""
     first = step * ahead.each
     for node in range(first, min(first + ahead.each, ahead.count)):
-        for c in range(-ahead.key_at % LINE, sizes.head_dim, LINE):
-            prefetch_apart(nodes.keys, ahead.key_at + node * nodes.key_stride + c)
-        for c in range(-ahead.value_at % LINE, sizes.value_dim, LINE):
-            prefetch_apart(nodes.values, ahead.value_at + node * nodes.value_stride + c)
+        ask_early(nodes.keys, node * nodes.key_stride, ahead.key_at, sizes.head_dim)
+        ask_early(nodes.values, node * nodes.value_stride, ahead.value_at, sizes.value_dim)
 
 
 @part
