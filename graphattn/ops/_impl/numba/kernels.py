@@ -119,6 +119,7 @@ TILE_COLUMNS = 2048  # the widest range of sources that a tile reads
 TILE_DIM = 512  # the widest head that tiles serve
 TILE_CELLS = 2**15  # rows times columns: the weights and slopes of a tile stay in the second-level cache
 FEW_TYPES = 16  # up to here, comparing with every type is faster than looking each up
+BUNCH_ROWS, BUNCH_EDGES = 8, 128  # of a bunch of rows that run side by side
 FAR_EDGES = 32  # the longest row whose nodes are asked for ahead
 NEAR_NUMBERS = 2**18  # keys and values that one second-level cache holds
 BEFORE = 8  # numbers before the first row of a tile that clearing may overwrite
@@ -132,6 +133,12 @@ part = njit(
 part_of_rows = njit(
     no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS
 )  # one that is called, since it serves many numbers at once
+
+
+@part
+def padded(count):
+    """How many numbers the whole vectors have that hold so many."""
+    return count + -count % 8
 
 
 @part
@@ -267,7 +274,7 @@ def list_types(types, count, edges, edge_type):
         number = edge_type[edges[t]]
         types[t] = number
         most = max(most, number)
-    for t in range(count, count + -count % 8):
+    for t in range(count, padded(count)):
         types[t] = -1
     return most + 1
 
@@ -347,7 +354,7 @@ def lay_features(features, edges, count, is_picked, edge_attr, edge_dim):
                 into[at + c * step + t] = edge_attr[edges[t] * edge_dim + c]
     elif count > 0:
         transpose_at(into, at, step, edge_attr, edges[0] * edge_dim, edge_dim, count, edge_dim)
-    for t in range(count, count + -count % 8):
+    for t in range(count, padded(count)):
         for c in range(edge_dim):
             into[at + c * step + t] = 0
 
@@ -1114,12 +1121,89 @@ def add_from_features(into, width, of_features, at_row, head, sizes, terms):
     project(into, at_row * width, True, of_features, at_row * edge_dim, edge_dim, terms.from_features, head, width)
 
 
+@part
+def end_of_bunch(begin, end, ptr):
+    """Where the rows end that run side by side with this one: so many at most, and of few edges."""
+    stop, room = begin + 1, BUNCH_EDGES - padded(ptr[begin + 1] - ptr[begin])
+    while stop < min(begin + BUNCH_ROWS, end):
+        room -= padded(ptr[stop + 1] - ptr[stop])
+        if room < 0:
+            break
+        stop += 1
+    return stop
+
+
+@part_of_rows
+def attend_plain_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, outputs, row, tile):
+    """`attend_rows` where products are all that enters the logits.
+
+    Each stage of a row waits for the one before, so rows of few edges run side by side, stage by stage.
+    """
+    num_heads, head_dim, value_dim = sizes.num_heads, sizes.head_dim, sizes.value_dim
+    group, has_mask = num_heads // sizes.num_key_heads, is_given(terms.head_mask)
+    ptr, src, peaks, totals = graph.target_ptr, graph.src, tile.peaks, tile.totals
+    first = begin
+    while first < end:
+        stop = first + 1 if has_mask else end_of_bunch(first, end, ptr)
+        num_rows = stop - first
+        for head in range(first_head, last_head):
+            key_at = nodes.key_at + head // group * nodes.key_step
+            value_at = nodes.value_at + head // group * nodes.value_step
+            sources, count, at = row.nodes, 0, 0
+            for target in range(first, stop):
+                sources, count = list_row(row, target, head, graph, sizes, terms, rules)
+                query_at = target * sizes.query_stride + head * head_dim
+                ask_for_row(query, query_at + num_rows * sizes.query_stride, head_dim)
+                ask_for_row(outputs.out, (target * num_heads + head) * value_dim, value_dim)
+                if count <= nodes.far_edges:
+                    ask_ahead(nodes.values, nodes.value_stride, value_at, value_dim, 0, count, sources)
+                dots(
+                    shifted(tile.scores, at), count, query, query_at, nodes.keys, sources, nodes.key_stride, key_at,
+                    head_dim,
+                )  # fmt: skip
+                at += padded(count)
+            at = 0
+            for place in range(num_rows):
+                count = count if has_mask else ptr[first + place + 1] - ptr[first + place]
+                powers(tile.scores, at, padded(count), 0, count, rules.scale, peaks, totals, place)
+                at += padded(count)
+            log_sum_exp(peaks, totals)
+            at = 0
+            for place in range(num_rows):
+                target = first + place
+                at_row = target * num_heads + head
+                if not has_mask:
+                    sources, count = list_row(row, target, head, graph, sizes, terms, rules)
+                later = min(target + num_rows, end - 1)
+                if ptr[later + 1] - ptr[later] <= nodes.far_edges:
+                    ask_ahead(nodes.keys, nodes.key_stride, key_at, head_dim, ptr[later], ptr[later + 1], src)
+                outputs.lse[at_row] = peaks[place]
+                clear(outputs.out, at_row * value_dim, value_dim)
+                inverse = like(outputs.out, 1) / totals[place]
+                if peaks[place] != -np.inf:
+                    add_weighted(
+                        outputs.out, at_row * value_dim, count, tile.scores, at, nodes.values, sources,
+                        nodes.value_stride, value_at, value_dim,
+                    )  # fmt: skip
+                    multiply_row(outputs.out, at_row * value_dim, value_dim, inverse)
+                if is_given(outputs.weights.array):
+                    multiply_row(tile.scores, at, padded(count), inverse)
+                    scatter(outputs.weights, count, row.edges, has_mask, head, tile.scores, at)
+                at += padded(count)
+        first = stop
+
+
 @part_of_rows
 def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, outputs, row, tile):
     """Serves targets [begin, end) edge by edge."""
+    if is_plain(sizes, terms, rules):
+        attend_plain_rows(
+            begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, outputs, row, tile
+        )
+        return
     head_dim, value_dim, group = sizes.head_dim, sizes.value_dim, sizes.num_heads // sizes.num_key_heads
     edge_dim = sizes.edge_dim
-    plain, has_mask = is_plain(sizes, terms, rules), is_given(terms.head_mask)
+    has_mask = is_given(terms.head_mask)
     scores, one = tile.scores, like(outputs.out, 1)
     ptr, src = graph.target_ptr, graph.src
     waiting = 0  # rows whose log-sum-exps wait to be eight
@@ -1150,34 +1234,27 @@ def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, q
                     head,
                     edge_dim,
                 )
-            if not plain:
-                num_types = add_terms(row, row.features, count, at_row, head, scores, 0, sizes, terms, rules)
-            scale, columns = rules.scale if plain else one, count + -count % 8
-            sees = powers(scores, 0, columns, 0, count, scale, tile.peaks, tile.totals, waiting)
+            num_types = add_terms(row, row.features, count, at_row, head, scores, 0, sizes, terms, rules)
+            columns = padded(count)
+            sees = powers(scores, 0, columns, 0, count, one, tile.peaks, tile.totals, waiting)
             inverse = one / tile.totals[waiting]
             row.waiting[waiting] = at_row
             waiting += 1
             if waiting == 8:
                 write_lse(outputs.lse, row.waiting, waiting, tile.peaks, tile.totals)
                 waiting = 0
-            if not plain:
-                multiply_row(scores, 0, columns, inverse)
-                scatter(outputs.weights, count, row.edges, has_mask, head, scores, 0)
-                gate_weights(
-                    row, row.features, count, at_row, head, scores, 0, sees, num_types, sizes, terms, rules,
-                    outputs.out_attr,
-                )  # fmt: skip
+            multiply_row(scores, 0, columns, inverse)
+            scatter(outputs.weights, count, row.edges, has_mask, head, scores, 0)
+            gate_weights(
+                row, row.features, count, at_row, head, scores, 0, sees, num_types, sizes, terms, rules,
+                outputs.out_attr,
+            )  # fmt: skip
             clear(outputs.out, at_row * value_dim, value_dim)
             if sees:
                 add_weighted(
                     outputs.out, at_row * value_dim, count, scores, 0, nodes.values, sources,
                     nodes.value_stride, value_at, value_dim,
                 )  # fmt: skip
-            if plain:  # the division comes last, and for who wants the weights, too
-                multiply_row(outputs.out, at_row * value_dim, value_dim, inverse)
-                if is_given(outputs.weights.array):
-                    multiply_row(scores, 0, columns, inverse)
-                    scatter(outputs.weights, count, row.edges, has_mask, head, scores, 0)
             if sees and is_given(terms.from_features):
                 add_from_features(outputs.out, value_dim, outputs.out_attr, at_row, head, sizes, terms)
     write_lse(outputs.lse, row.waiting, waiting, tile.peaks, tile.totals)
@@ -1231,7 +1308,7 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
             place += rows
             left = src[ptr[first]] - low
             depth = src[ptr[first + rows] - 1] + 1 - low - left
-            columns, query_at = depth + -depth % 8, first * sizes.query_stride + head * head_dim
+            columns, query_at = padded(depth), first * sizes.query_stride + head * head_dim
             for target in range(place, min(place + 2 * GROUP, end)):
                 ask_for_row(query, target * sizes.query_stride + head * head_dim, head_dim)
             multiply(
@@ -1368,7 +1445,7 @@ def attention(
     group = num_heads // num_key_heads
     room, columns_room = room_for(begin, end, tasks, graph.target_ptr), widest_tile(num_nodes, sizes, terms)
     integers, hashes = np.empty(ROW_INTEGERS * room + 8, np.int64), np.empty(room, np.uint32)
-    num_scores = max(room, BEFORE + 2 * GROUP * columns_room)
+    num_scores = max(room, BUNCH_EDGES, BEFORE + 2 * GROUP * columns_room)
     at_values = num_scores + head_dim * columns_room
     at_peaks = at_values + value_dim * columns_room
     at_row = at_peaks + 4 * GROUP
@@ -1507,7 +1584,7 @@ def differentiate_rows(
                 nodes.values, sources, nodes.value_stride, value_at, value_dim,
             )  # fmt: skip
             if plain:
-                columns = count + -count % 8
+                columns = padded(count)
                 differentiate_products(scores, slopes, 0, columns, 0, count, upstream.lse[at_row], delta, rules.scale)
             else:
                 differentiate_row(
@@ -1581,7 +1658,7 @@ def differentiate_tile(
             place += rows
             left = src[ptr[first]] - low
             depth = src[ptr[first + rows] - 1] + 1 - low - left
-            columns, at_group = depth + -depth % 8, BEFORE + (first - begin) * ld + left
+            columns, at_group = padded(depth), BEFORE + (first - begin) * ld + left
             ask_for_nodes(ahead, (first - begin) // (2 * GROUP), nodes, sizes)
             for target in range(place, min(place + 2 * GROUP, end)):
                 at_row = target * num_heads + head
