@@ -29,12 +29,15 @@ from graphattn.ops._impl.numba.kernels import (
     clear,
     differentiate_products,
     dot,
+    find_peaks,
+    find_totals,
+    hide_beyond,
     kernel,
     log_sum_exp,
     multiply,
     part,
     part_of_rows,
-    powers,
+    raise_two,
     rows_at_once,
     transpose,
 )
@@ -248,10 +251,11 @@ def highest(prefix, first, count):
 @part_of_rows
 def attend_block(
     row, num_targets, num_sources, ld, num_heads, head, head_dim, value_dim, is_finite, dst, prefix, scale,
-    query, key_columns, value_rows, queries, scores, outs, peaks, totals, merged, out, lse, src, key, value,
+    query, key_columns, value_rows, queries, scores, outs, peaks, totals, lanes, merged, out, lse, src, key, value,
     ahead,
 ):  # fmt: skip
     """Serves the targets of one block under one head."""
+    factor = scale * like(scores, LOG2_E)
     place, of_out = 0, Rows(out, num_heads * value_dim, query.count, out, 0)
     while place < num_targets:
         ask_for_sources(ahead, place // STEP, key, value, src, head_dim, value_dim)
@@ -268,7 +272,11 @@ def attend_block(
         columns = depth + -depth % 8
         multiply(scores, 0, ld, queries, 0, head_dim, 1, key_columns, 0, ld, head_dim, columns, rows)
         for r in range(real):
-            powers(scores, r * ld, columns, 0, prefix[first + r], scale, peaks, totals, r)
+            store(lanes, 8 * r, hide_beyond(scores, r * ld, columns, 0, prefix[first + r]))
+        find_peaks(lanes, scale, peaks)
+        for r in range(real):
+            store(lanes, 8 * r, raise_two(scores, r * ld, columns, factor, peaks[r]))
+        find_totals(lanes, peaks, totals)
         log_sum_exp(peaks, totals)
         if is_finite:
             multiply(outs, 0, value_dim, scores, 0, ld, 1, value_rows, 0, value_dim, depth, value_dim, rows)
@@ -296,7 +304,7 @@ def attend_blocks(
     at_queries = at_columns + ld * head_dim
     at_outs = at_queries + STEP * head_dim
     at_peaks = at_outs + STEP * value_dim
-    numbers = np.zeros(at_peaks + 7 * STEP, out.dtype)
+    numbers = np.zeros(at_peaks + 15 * STEP, out.dtype)
     ask_for_huge_pages(numbers)
     numbers[at_peaks:] = 1
     scores, source_rows, key_columns = pointer(numbers, 0), pointer(numbers, at_rows), pointer(numbers, at_columns)
@@ -307,6 +315,7 @@ def attend_blocks(
         pointer(numbers, at_peaks + 4 * STEP), pointer(numbers, at_peaks + 5 * STEP),
         pointer(numbers, at_peaks + 6 * STEP),
     )  # fmt: skip
+    lanes = pointer(numbers, at_peaks + 7 * STEP)
     dst, src, prefix, out, lse = optional(dst), optional(src), optional(prefix), optional(out), optional(lse)
     query = Rows(optional(query), query_step, num_rows, optional(query), 0)
     key = Rows(optional(key), key_step, num_first, optional(more_key), more_key_step)
@@ -326,7 +335,7 @@ def attend_blocks(
                     )
                     attend_block(
                         row, num_targets, num_sources, ld, num_heads, head, head_dim, value_dim, check == 0, dst,
-                        prefix, scale, query, key_columns, source_rows, queries, scores, outs, peaks, totals,
+                        prefix, scale, query, key_columns, source_rows, queries, scores, outs, peaks, totals, lanes,
                         merged, out, lse, src, key, value, ahead,
                     )  # fmt: skip
             row += num_targets

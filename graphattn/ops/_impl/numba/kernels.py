@@ -64,6 +64,7 @@ from graphattn.ops._impl.numba.vectors import (
     shifted,
     spread,
     store,
+    store_eight_maxima,
     store_eight_sums,
     store_sums,
     store_transposed,
@@ -606,12 +607,8 @@ def clear_before(into, at, count):
 
 
 @part
-def powers(scores, at, columns, first, last, scale, peaks, totals, row):
-    """Replaces scores[at + first : at + last] by exp(scale · score − peak), for scale > 0, and the rest of the columns,
-    in whole vectors, by zeros. Returns whether any score is above -inf.
-
-    Writes peaks[row], in powers of two, and totals[row], the sum, of which `log_sum_exp` is made.
-    """
+def hide_beyond(scores, at, columns, first, last):
+    """Puts -inf into all columns of a row but scores[at + first : at + last], and returns the largest of each lane."""
     minus_inf = like(scores, -np.inf)
     lanes = spread(minus_inf)
     for t in range(0, columns, 8):
@@ -620,31 +617,57 @@ def powers(scores, at, columns, first, last, scale, peaks, totals, row):
             x = within(x, first - t, last - t, minus_inf)
             store(scores, at + t, x)
         lanes = larger(x, lanes)
-    factor = scale * like(scores, LOG2_E)
-    peak = factor * lane_max(lanes)
-    shift = spread(-peak if peak != minus_inf else like(scores, 0))
+    return lanes
+
+
+@part
+def raise_two(scores, at, columns, factor, peak):
+    """Replaces a row's scores by 2 ** (factor · score − peak), and returns the sum of each lane."""
+    shift = spread(-peak if peak != like(scores, -np.inf) else like(scores, 0))
     wide_factor, sums = spread(factor), spread(like(scores, 0))
     for t in range(at, at + columns, 8):
         power = exp2(fma(wide_factor, load(scores, t), shift))
         store(scores, t, power)
         sums = sums + power
-    total = lane_sum(sums)
-    if total == 0:
-        peaks[row], totals[row] = minus_inf, 1
+    return sums
+
+
+@part
+def powers(scores, at, columns, first, last, scale, peaks, totals, row):
+    """Replaces scores[at + first : at + last] by exp(scale · score − peak), for scale > 0, and the rest of the columns,
+    in whole vectors, by zeros. Returns whether any score is above -inf.
+
+    Writes peaks[row], in powers of two, and totals[row], the sum, of which `log_sum_exp` is made.
+    """
+    factor = scale * like(scores, LOG2_E)
+    peaks[row] = factor * lane_max(hide_beyond(scores, at, columns, first, last))
+    totals[row] = lane_sum(raise_two(scores, at, columns, factor, peaks[row]))
+    if totals[row] == 0:
+        peaks[row], totals[row] = like(scores, -np.inf), 1
         return False
-    peaks[row], totals[row] = peak, total
     return True
 
 
 @part
-def softmax(scores, at, columns, first, last, scale, peaks, totals, row):
-    """Replaces scores[at + first : at + last] by the softmax of scale · scores; all else is as in `powers`."""
-    if not powers(scores, at, columns, first, last, scale, peaks, totals, row):
-        return False
-    inverse = spread(like(scores, 1) / totals[row])
-    for t in range(at, at + columns, 8):
-        store(scores, t, load(scores, t) * inverse)
-    return True
+def find_peaks(lanes, scale, peaks):
+    """The peaks of eight rows, of each of which `hide_beyond` left its lanes."""
+    store_eight_maxima(
+        peaks, 0, load(lanes, 0), load(lanes, 8), load(lanes, 16), load(lanes, 24),
+        load(lanes, 32), load(lanes, 40), load(lanes, 48), load(lanes, 56),
+    )  # fmt: skip
+    store(peaks, 0, spread(scale * like(peaks, LOG2_E)) * load(peaks, 0))
+
+
+@part
+def find_totals(lanes, peaks, totals):
+    """The totals of eight rows, of each of which `raise_two` left its lanes; as `powers` leaves peaks and totals."""
+    store_eight_sums(
+        totals, 0, load(lanes, 0), load(lanes, 8), load(lanes, 16), load(lanes, 24),
+        load(lanes, 32), load(lanes, 40), load(lanes, 48), load(lanes, 56),
+    )  # fmt: skip
+    total, zero = load(totals, 0), spread(like(totals, 0))
+    store(peaks, 0, where_equal(total, zero, spread(like(peaks, -np.inf)), load(peaks, 0)))
+    store(totals, 0, where_equal(total, zero, spread(like(totals, 1)), total))
 
 
 @part
@@ -834,6 +857,7 @@ class TileScratch(NamedTuple):
     sums: Any
     peaks: Any
     totals: Any
+    lanes: Any  # of eight rows
     features: Any
     grown: Any
 
@@ -1037,7 +1061,7 @@ def add_terms(row, features, count, at_row, head, products, at, sizes, terms, ru
 
 
 @part
-def gate_weights(row, features, count, at_row, head, weights, at, sees, num_types, sizes, terms, rules, out_attr):
+def gate_weights(row, features, count, at_row, head, weights, at, sees, sizes, terms, rules, out_attr):
     """Multiplies gates and dropout into weights[at:], and writes what they gather of the edges to out_attr."""
     gather(row.gates, count, row.edges, is_given(terms.head_mask), terms.gate, head)
     if rules.keep_scale != 1:
@@ -1048,6 +1072,7 @@ def gate_weights(row, features, count, at_row, head, weights, at, sees, num_type
     if not sees or is_given(terms.edge_type):
         clear(out_attr, at_row * sizes.edge_dim, sizes.edge_dim)
     if sees and is_given(terms.edge_type):
+        num_types = list_types(row.types, count, row.edges, terms.edge_type)
         add_by_type(out_attr, at_row * sizes.edge_dim, count, row.types, num_types, weights, at)
     elif sees and sizes.edge_dim > 0:
         sum_features(out_attr, at_row * sizes.edge_dim, count, weights, at, features, sizes.edge_dim)
@@ -1083,8 +1108,10 @@ def ask_ahead(table, stride, at, width, first, stop, src):
 
 
 class TileAhead(NamedTuple):
-    """What a tile's next head reads of its nodes; or, after the last, the next tile, if it is like this one."""
+    """What a tile's next head reads; or, after the last, the next tile, if it is like this one."""
 
+    target: Any
+    head: Any
     key_at: Any
     value_at: Any
     count: Any  # nodes; none where they are those of now
@@ -1094,12 +1121,14 @@ class TileAhead(NamedTuple):
 @part
 def look_past(begin, end, head, first_head, last_head, group, low, width, nodes):
     is_last = head + 1 == last_head
-    first, next_key_head = (low + end - begin, first_head // group) if is_last else (low, (head + 1) // group)
-    count = width if is_last or next_key_head != head // group else 0
+    target, first, next_head = (end, low + end - begin, first_head) if is_last else (begin, low, head + 1)
+    count = width if is_last or next_head // group != head // group else 0
     steps = (end - begin + 2 * GROUP - 1) // (2 * GROUP)
     return TileAhead(
-        first * nodes.key_stride + nodes.key_at + next_key_head * nodes.key_step,
-        first * nodes.value_stride + nodes.value_at + next_key_head * nodes.value_step,
+        target,
+        next_head,
+        first * nodes.key_stride + nodes.key_at + next_head // group * nodes.key_step,
+        first * nodes.value_stride + nodes.value_at + next_head // group * nodes.value_step,
         count,
         (count + steps - 1) // steps,
     )
@@ -1112,6 +1141,14 @@ def ask_for_nodes(ahead, step, nodes, sizes):
     for node in range(first, min(first + ahead.each, ahead.count)):
         ask_early(nodes.keys, node * nodes.key_stride, ahead.key_at, sizes.head_dim)
         ask_early(nodes.values, node * nodes.value_stride, ahead.value_at, sizes.value_dim)
+
+
+@part
+def ask_for_targets(ahead, step, table, stride, width):
+    """Asks for a step's share of what targets ahead have in a table, where the vectors of heads lie side by side."""
+    first = ahead.target + step * 2 * GROUP
+    for target in range(first, first + 2 * GROUP):
+        ask_early(table, target * stride, ahead.head * width, width)
 
 
 @part
@@ -1142,6 +1179,7 @@ def attend_plain_rows(begin, end, first_head, last_head, graph, sizes, terms, ru
     num_heads, head_dim, value_dim = sizes.num_heads, sizes.head_dim, sizes.value_dim
     group, has_mask = num_heads // sizes.num_key_heads, is_given(terms.head_mask)
     ptr, src, peaks, totals = graph.target_ptr, graph.src, tile.peaks, tile.totals
+    factor = rules.scale * like(tile.scores, LOG2_E)
     first = begin
     while first < end:
         stop = first + 1 if has_mask else end_of_bunch(first, end, ptr)
@@ -1161,12 +1199,15 @@ def attend_plain_rows(begin, end, first_head, last_head, graph, sizes, terms, ru
                     shifted(tile.scores, at), count, query, query_at, nodes.keys, sources, nodes.key_stride, key_at,
                     head_dim,
                 )  # fmt: skip
+                store(tile.lanes, 8 * (target - first), hide_beyond(tile.scores, at, padded(count), 0, count))
                 at += padded(count)
+            find_peaks(tile.lanes, rules.scale, peaks)
             at = 0
             for place in range(num_rows):
                 count = count if has_mask else ptr[first + place + 1] - ptr[first + place]
-                powers(tile.scores, at, padded(count), 0, count, rules.scale, peaks, totals, place)
+                store(tile.lanes, 8 * place, raise_two(tile.scores, at, padded(count), factor, peaks[place]))
                 at += padded(count)
+            find_totals(tile.lanes, peaks, totals)
             log_sum_exp(peaks, totals)
             at = 0
             for place in range(num_rows):
@@ -1208,7 +1249,7 @@ def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, q
     ptr, src = graph.target_ptr, graph.src
     waiting = 0  # rows whose log-sum-exps wait to be eight
     for target in range(begin, end):
-        sources, count, num_types = row.nodes, 0, 0
+        sources, count = row.nodes, 0
         next_edge, ahead = ptr[target + 1], edges_ahead(target, end, graph, nodes)
         for head in range(first_head, last_head):
             at_row, key_head = target * sizes.num_heads + head, head // group
@@ -1234,7 +1275,7 @@ def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, q
                     head,
                     edge_dim,
                 )
-            num_types = add_terms(row, row.features, count, at_row, head, scores, 0, sizes, terms, rules)
+            add_terms(row, row.features, count, at_row, head, scores, 0, sizes, terms, rules)
             columns = padded(count)
             sees = powers(scores, 0, columns, 0, count, one, tile.peaks, tile.totals, waiting)
             inverse = one / tile.totals[waiting]
@@ -1245,10 +1286,7 @@ def attend_rows(begin, end, first_head, last_head, graph, sizes, terms, rules, q
                 waiting = 0
             multiply_row(scores, 0, columns, inverse)
             scatter(outputs.weights, count, row.edges, has_mask, head, scores, 0)
-            gate_weights(
-                row, row.features, count, at_row, head, scores, 0, sees, num_types, sizes, terms, rules,
-                outputs.out_attr,
-            )  # fmt: skip
+            gate_weights(row, row.features, count, at_row, head, scores, 0, sees, sizes, terms, rules, outputs.out_attr)
             clear(outputs.out, at_row * value_dim, value_dim)
             if sees:
                 add_weighted(
@@ -1286,11 +1324,13 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
     num_heads, head_dim, value_dim = sizes.num_heads, sizes.head_dim, sizes.value_dim
     ptr, src, scores, one = graph.target_ptr, graph.src, tile.scores, like(outputs.out, 1)
     plain, has_weights = is_plain(sizes, terms, rules), is_given(outputs.weights.array)
-    group, is_finite, num_types = num_heads // sizes.num_key_heads, False, 0
+    group, is_finite = num_heads // sizes.num_key_heads, False
+    scale = rules.scale if plain else one
+    factor = scale * like(scores, LOG2_E)
     low = src[ptr[begin]]
     width = src[ptr[end] - 1] + 1 - low
     ld = width + -width % 8 + 8
-    step = lay_tile(begin, end, graph, sizes, terms, rules, row, tile.features)
+    features_step = lay_tile(begin, end, graph, sizes, terms, rules, row, tile.features)
     for head in range(first_head, last_head):
         if head % group == 0:
             key_at = low * nodes.key_stride + nodes.key_at + head // group * nodes.key_step
@@ -1301,6 +1341,7 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
         if not is_finite:  # zero times NaN would leak
             attend_rows(begin, end, head, head + 1, graph, sizes, terms, rules, query, nodes, outputs, row, tile)
             continue
+        ahead = look_past(begin, end, head, first_head, last_head, group, low, width, nodes)
         place = begin
         while place < end:
             rows = rows_at_once(place - begin, end - begin)
@@ -1309,8 +1350,10 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
             left = src[ptr[first]] - low
             depth = src[ptr[first + rows] - 1] + 1 - low - left
             columns, query_at = padded(depth), first * sizes.query_stride + head * head_dim
-            for target in range(place, min(place + 2 * GROUP, end)):
-                ask_for_row(query, target * sizes.query_stride + head * head_dim, head_dim)
+            step = (first - begin) // (2 * GROUP)
+            ask_for_nodes(ahead, step, nodes, sizes)
+            ask_for_targets(ahead, step, query, sizes.query_stride, head_dim)
+            ask_for_targets(ahead, step, outputs.out, num_heads * value_dim, value_dim)
             multiply(
                 scores, BEFORE, ld, query, query_at, sizes.query_stride, 1,
                 tile.key_columns, left, ld, head_dim, columns, rows,
@@ -1318,30 +1361,39 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
             for target in range(first, first + rows):
                 first_edge, at_row = ptr[target], target * num_heads + head
                 count, begin_row = ptr[target + 1] - first_edge, BEFORE + (target - first) * ld
-                at = begin_row + src[first_edge] - low - left
-                features = features_of(tile.features, target - begin, step, sizes)
-                if has_weights or not plain:
-                    list_edges(row.edges, first_edge, count, sizes, rules)
+                start = src[first_edge] - low - left
                 if not plain:
-                    if rules.keep_scale != 1:
-                        hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
                     if is_given(terms.to_features):
                         project(
                             terms.query_attr, at_row * sizes.edge_dim, False,
                             query, target * sizes.query_stride + head * head_dim, head_dim,
                             terms.to_features, head, sizes.edge_dim,
                         )  # fmt: skip
-                    num_types = add_terms(row, features, count, at_row, head, scores, at, sizes, terms, rules)
-                scale, start = rules.scale if plain else one, at - begin_row
-                sees = softmax(
-                    scores, begin_row, columns, start, start + count, scale, tile.peaks, tile.totals, target - first
-                )
-                scatter(outputs.weights, count, row.edges, False, head, scores, at)
+                    list_edges(row.edges, first_edge, count, sizes, rules)
+                    features = features_of(tile.features, target - begin, features_step, sizes)
+                    add_terms(row, features, count, at_row, head, scores, begin_row + start, sizes, terms, rules)
+                lanes = hide_beyond(scores, begin_row, columns, start, start + count)
+                store(tile.lanes, 8 * (target - first), lanes)
+            find_peaks(tile.lanes, scale, tile.peaks)
+            for r in range(rows):
+                store(tile.lanes, 8 * r, raise_two(scores, BEFORE + r * ld, columns, factor, tile.peaks[r]))
+            find_totals(tile.lanes, tile.peaks, tile.totals)
+            for target in range(first, first + rows):
+                first_edge, at_row = ptr[target], target * num_heads + head
+                count, begin_row = ptr[target + 1] - first_edge, BEFORE + (target - first) * ld
+                at = begin_row + src[first_edge] - low - left
+                multiply_row(scores, begin_row, columns, one / tile.totals[target - first])
+                if has_weights or not plain:
+                    list_edges(row.edges, first_edge, count, sizes, rules)
+                    scatter(outputs.weights, count, row.edges, False, head, scores, at)
                 if not plain:
+                    if rules.keep_scale != 1:
+                        hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
+                    features = features_of(tile.features, target - begin, features_step, sizes)
+                    sees = tile.peaks[target - first] != -np.inf
                     gate_weights(
-                        row, features, count, at_row, head, scores, at, sees, num_types, sizes, terms, rules,
-                        outputs.out_attr,
-                    )  # fmt: skip
+                        row, features, count, at_row, head, scores, at, sees, sizes, terms, rules, outputs.out_attr
+                    )
                     clear_after(scores, at + count, begin_row + columns - at - count)
             log_sum_exp(tile.peaks, tile.totals)
             for target in range(first, first + rows):
@@ -1448,7 +1500,8 @@ def attention(
     num_scores = max(room, BUNCH_EDGES, BEFORE + 2 * GROUP * columns_room)
     at_values = num_scores + head_dim * columns_room
     at_peaks = at_values + value_dim * columns_room
-    at_row = at_peaks + 4 * GROUP
+    at_lanes = at_peaks + 4 * GROUP
+    at_row = at_lanes + 16 * GROUP
     feature_dim = edge_dim if is_given(terms.edge_attr) else 0
     at_features = at_row + (ROW_NUMBERS + feature_dim) * room
     at_pairs = at_features + room_of_features(feature_dim, columns_room)
@@ -1458,7 +1511,7 @@ def attention(
     tile = TileScratch(
         pointer(numbers, 0), none, pointer(numbers, num_scores), none, none, pointer(numbers, at_values),
         none, none, none, pointer(numbers, at_peaks), pointer(numbers, at_peaks + 2 * GROUP),
-        pointer(numbers, at_features), none,
+        pointer(numbers, at_lanes), pointer(numbers, at_features), none,
     )  # fmt: skip
     numbers[at_peaks:at_row] = 1
     pairs, query, keys, values = aligned(numbers, at_pairs), optional(query), optional(key), optional(value)
@@ -1627,9 +1680,9 @@ def differentiate_tile(
     low = src[ptr[begin]]
     width = src[ptr[end] - 1] + 1 - low
     ld = width + -width % 8 + 16
-    step = lay_tile(begin, end, graph, sizes, terms, rules, row, tile.features)
+    features_step = lay_tile(begin, end, graph, sizes, terms, rules, row, tile.features)
     if is_given(grads.edge_attr):
-        clear(tile.grown, 0, (end - begin) * step * sizes.edge_dim)
+        clear(tile.grown, 0, (end - begin) * features_step * sizes.edge_dim)
     for head in range(first_head, last_head):
         key_head = head // group
         if head % group == 0:
@@ -1647,7 +1700,7 @@ def differentiate_tile(
         if check != 0:  # zero times NaN would leak
             differentiate_rows(
                 begin, end, head, head + 1, graph, sizes, terms, rules, query, nodes, grad_nodes, upstream, grads,
-                row, tile, step,
+                row, tile, features_step,
             )  # fmt: skip
             continue
         ahead = look_past(begin, end, head, first_head, last_head, group, low, width, nodes)
@@ -1659,15 +1712,13 @@ def differentiate_tile(
             left = src[ptr[first]] - low
             depth = src[ptr[first + rows] - 1] + 1 - low - left
             columns, at_group = padded(depth), BEFORE + (first - begin) * ld + left
-            ask_for_nodes(ahead, (first - begin) // (2 * GROUP), nodes, sizes)
-            for target in range(place, min(place + 2 * GROUP, end)):
-                at_row = target * num_heads + head
-                ask_for_row(upstream.out, at_row * value_dim, value_dim)
-                if head + 1 < last_head:
-                    ask_for_row(query, target * sizes.query_stride + (head + 1) * head_dim, head_dim)
-                    ask_for_row(upstream.grad_out, (at_row + 1) * value_dim, value_dim)
-                if is_given(grads.query):
-                    ask_for_row(grads.query, at_row * head_dim, head_dim)
+            step = (first - begin) // (2 * GROUP)
+            ask_for_nodes(ahead, step, nodes, sizes)
+            ask_for_targets(ahead, step, query, sizes.query_stride, head_dim)
+            ask_for_targets(ahead, step, upstream.grad_out, num_heads * value_dim, value_dim)
+            ask_for_targets(ahead, step, upstream.out, num_heads * value_dim, value_dim)
+            if is_given(grads.query):
+                ask_for_targets(ahead, step, grads.query, num_heads * head_dim, head_dim)
             multiply(
                 scores, at_group, ld, tile.query_rows, (first - begin) * head_dim, head_dim, 1,
                 tile.key_columns, left, ld, head_dim, columns, rows,
@@ -1696,8 +1747,8 @@ def differentiate_tile(
                     list_edges(row.edges, first_edge, count, sizes, rules)
                     if rules.keep_scale != 1:
                         hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
-                    features = features_of(tile.features, target - begin, step, sizes)
-                    grown = features_of(tile.grown, target - begin, step, sizes)
+                    features = features_of(tile.features, target - begin, features_step, sizes)
+                    grown = features_of(tile.grown, target - begin, features_step, sizes)
                     differentiate_row(
                         row, features, grown, target >= first_new, count, at_row, head, scores, slopes, at, delta,
                         sizes, terms, rules, upstream, grads,
@@ -1745,7 +1796,7 @@ def differentiate_tile(
                 add_rows(grad_nodes.values, at, grad_nodes.value_stride, tile.sums, num_columns, value_dim)
     if is_given(grads.edge_attr):
         for target in range(begin, end):
-            features = features_of(tile.grown, target - begin, step, sizes)
+            features = features_of(tile.grown, target - begin, features_step, sizes)
             write_features(grads.edge_attr, ptr[target], ptr[target + 1] - ptr[target], features, sizes.edge_dim)
 
 
@@ -1803,7 +1854,7 @@ def attention_backward(
     tile = TileScratch(
         pointer(numbers, 0), pointer(numbers, num_scores), pointer(numbers, at_keys), pointer(numbers, at_values),
         pointer(numbers, at_key_rows), none, pointer(numbers, at_queries), pointer(numbers, at_slopes),
-        pointer(numbers, at_sums), none, none, pointer(numbers, at_features), pointer(numbers, at_grown),
+        pointer(numbers, at_sums), none, none, none, pointer(numbers, at_features), pointer(numbers, at_grown),
     )  # fmt: skip
     pairs = aligned(numbers, at_pairs)
     grad_pairs = shifted(pairs, stride // 2)

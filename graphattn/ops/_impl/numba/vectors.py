@@ -367,50 +367,67 @@ def _fold(combine):
     return fold
 
 
-lane_sum = _fold(lambda builder, a, b: builder.fadd(a, b))
+def _add(builder, a, b):
+    return builder.fadd(a, b)
+
+
+lane_sum = _fold(_add)
 lane_max = _fold(_larger)
 
 
-def _halved_sums(builder, a, b, c, d):
-    """Sums over half the lanes of each: the lower halves' in lanes 0 to 3, the upper halves' in 4 to 7."""
+def _halved(combine, builder, a, b, c, d):
+    """Combines half the lanes of each: the lower halves' in lanes 0 to 3, the upper halves' in 4 to 7."""
 
-    def add_neighbors(first, second):
+    def combine_neighbors(first, second):
         even = _shuffle(builder, first, second, [0, 2, 8, 10, 4, 6, 12, 14])
         odd = _shuffle(builder, first, second, [1, 3, 9, 11, 5, 7, 13, 15])
-        return builder.fadd(even, odd)
+        return combine(builder, even, odd)
 
-    return add_neighbors(add_neighbors(a, b), add_neighbors(c, d))
+    return combine_neighbors(combine_neighbors(a, b), combine_neighbors(c, d))
 
 
-def _store_sums(context, builder, signature, args, first, second, count):
-    """Adds the halves that `_halved_sums` left of four vectors, or, with `second`, of eight, and stores the sums."""
+def _fold_and_store(combine, context, builder, signature, args, first, second, count):
+    """Combines the halves that `_halved` left of four vectors, or, with `second`, of eight, and stores the results."""
     low, high = [0, 1, 2, 3, 8, 9, 10, 11][:count], [4, 5, 6, 7, 12, 13, 14, 15][:count]
-    sums = builder.fadd(_shuffle(builder, first, second, low), _shuffle(builder, first, second, high))
-    stored = builder.store(sums, _as_vector(builder, _address(builder, *args[:2]), count))
+    folded = combine(builder, _shuffle(builder, first, second, low), _shuffle(builder, first, second, high))
+    stored = builder.store(folded, _as_vector(builder, _address(builder, *args[:2]), count))
     stored.align = _element_bytes(signature.args[0])
     return context.get_dummy_value()
 
 
-@intrinsic
-def store_sums(typing, array, index, a, b, c, d):
-    """array[index:index + 4] = the sums over the lanes of a, b, c and d."""
+def _store_four(combine, what):
+    """Makes an intrinsic that combines the lanes of each of four vectors."""
 
-    def build(context, builder, signature, args):
-        halves = _halved_sums(builder, *args[2:])
-        return _store_sums(context, builder, signature, args, halves, halves, 4)
+    @intrinsic
+    def store_four(typing, array, index, a, b, c, d):
+        def build(context, builder, signature, args):
+            halves = _halved(combine, builder, *args[2:])
+            return _fold_and_store(combine, context, builder, signature, args, halves, halves, 4)
 
-    return types.void(array, types.intp, a, a, a, a), build
+        return types.void(array, types.intp, a, a, a, a), build
+
+    store_four.__doc__ = f"array[index:index + 4] = {what} of a, b, c and d."
+    return store_four
 
 
-@intrinsic
-def store_eight_sums(typing, array, index, a, b, c, d, e, f, g, h):
-    """array[index:index + 8] = the sums over the lanes of a to h."""
+def _store_eight(combine, what):
+    """Makes an intrinsic that combines the lanes of each of eight vectors."""
 
-    def build(context, builder, signature, args):
-        first, second = _halved_sums(builder, *args[2:6]), _halved_sums(builder, *args[6:])
-        return _store_sums(context, builder, signature, args, first, second, 8)
+    @intrinsic
+    def store_eight(typing, array, index, a, b, c, d, e, f, g, h):
+        def build(context, builder, signature, args):
+            first, second = _halved(combine, builder, *args[2:6]), _halved(combine, builder, *args[6:])
+            return _fold_and_store(combine, context, builder, signature, args, first, second, 8)
 
-    return types.void(array, types.intp, a, a, a, a, a, a, a, a), build
+        return types.void(array, types.intp, a, a, a, a, a, a, a, a), build
+
+    store_eight.__doc__ = f"array[index:index + 8] = {what} of a to h."
+    return store_eight
+
+
+store_sums = _store_four(_add, "the sums over the lanes")
+store_eight_sums = _store_eight(_add, "the sums over the lanes")
+store_eight_maxima = _store_eight(_larger, "the largest lanes")
 
 
 def _prefetch(nearness, where):
