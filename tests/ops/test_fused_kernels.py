@@ -382,13 +382,30 @@ def test_nan_stays_with_the_targets_that_see_it(graph, name, number):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_nan_beside_minus_infinity_is_not_mistaken_for_an_empty_row(dtype):
-    plan = GRAPHS["ragged"]
-    inputs = make_inputs(plan, ("edge_bias",), dtype)
+@pytest.mark.parametrize("graph", ["ragged", "window"])
+def test_a_nan_beside_minus_infinity_is_not_mistaken_for_an_empty_row(graph, dtype):
+    plan = GRAPHS[graph]
+    for edge in range(int(plan.target_ptr[3]), int(plan.target_ptr[4])):
+        inputs = make_inputs(plan, ("query_attr", "edge_attr", "edge_bias"), dtype)
+        with torch.no_grad():
+            inputs["edge_bias"][plan.dst == 3] = -torch.inf
+            inputs["edge_bias"][edge] = torch.nan
+        out, out_attr, lse = run_fused(plan, inputs)
+        assert out[3].isnan().all() and out_attr[3].isnan().all() and lse[3].isnan().all()
+        assert out[[2, 4]].isfinite().all() and lse[[2, 4]].isfinite().all()
+
+
+@pytest.mark.parametrize("density", [0.005, 0.02, 0.08, 0.3, 0.7])  # 1, 4, 16, 60 and 140 edges a row
+def test_rows_that_run_side_by_side_keep_to_themselves(density):
+    plan = random_plan(num_src_nodes=200, num_dst_nodes=40, density=density)
+    check_against_reference(plan, make_inputs(plan, ()), **EXACT)
+    inputs, target = make_inputs(plan, ()), int(plan.dst[plan.dst.numel() // 2])
     with torch.no_grad():
-        inputs["edge_bias"][plan.dst == 3] = -torch.inf
-        inputs["edge_bias"][int(plan.target_ptr[3])] = torch.nan
-    assert run_fused(plan, inputs)[0][3].isnan().all()
+        inputs["query"][target] = torch.nan
+    out, _, lse = run_fused(plan, inputs)
+    others = torch.arange(40) != target
+    assert out[target].isnan().all() and lse[target].isnan().all()
+    assert out[others].isfinite().all() and not lse[others].isnan().any()
 
 
 def test_a_masked_head_does_not_look_at_the_edge():

@@ -666,7 +666,8 @@ def find_totals(lanes, peaks, totals):
         load(lanes, 32), load(lanes, 40), load(lanes, 48), load(lanes, 56),
     )  # fmt: skip
     total, zero = load(totals, 0), spread(like(totals, 0))
-    store(peaks, 0, where_equal(total, zero, spread(like(peaks, -np.inf)), load(peaks, 0)))
+    peak = where_equal(total, total, load(peaks, 0), total)  # a NaN beside scores of -inf is in the total alone
+    store(peaks, 0, where_equal(total, zero, spread(like(peaks, -np.inf)), peak))
     store(totals, 0, where_equal(total, zero, spread(like(totals, 1)), total))
 
 
