@@ -8,9 +8,12 @@ takes the gradient of everything it is given. First each equals `dense` in outpu
 nodes; then all are timed in turn, forward with backward. A row gives the median in ms, the spread, the ratio to the
 plain form (median over rounds of the ratio in that round), and what one forward and backward adds to resident memory
 at its highest beyond the output and the gradients that it returns, measured in a process of its own: in MiB, and in
-float32 numbers per node and head (plain) or per edge and head. float32. Sample row:
+float32 numbers per node and head (plain) or per edge and head. float32.
 
-    window       bias           88.2 ms (86.1-95)      1.21x plain     12.5 MiB beyond     0.4 numbers per edge, head
+Beside it stands what the ratio would be if nothing but moving the terms cost time: the plain form, and then a large
+copy of as many bytes as forward and backward read of them (twice) and write of their gradients (once). Sample row:
+
+    window       bias           88.2 ms (86.1-95)      1.21x plain (1.04x moved)     12.5 MiB beyond  …
 """
 
 import argparse
@@ -26,6 +29,7 @@ from torch import Tensor
 
 import graphattn as ga
 from graphattn.graph import AttentionGraph
+from graphattn.ops.calibrate import copy_rate
 
 FORMS = {
     "plain": (),
@@ -69,6 +73,14 @@ def make_call(form: str, case: Case, graph: AttentionGraph, edge_dim: int, impl:
     return call
 
 
+def moved_bytes(form: str, graph: AttentionGraph, num_heads: int, edge_dim: int) -> int:
+    """Returns the bytes that a form's terms take through memory: read forward and backward, their gradients written."""
+    if "types" in form:
+        return 2 * 8 * graph.num_edges
+    widths = {"edge_bias": num_heads, "edge_gate": num_heads, "edge_attr": edge_dim}
+    return 3 * 4 * graph.num_edges * sum(widths.get(name, 0) for name in FORMS[form])
+
+
 def check(name: str, edge_dim: int) -> None:
     """Refuses to time what is not right."""
     case, graph = CASES[name], CASES[name].graph(TINY)
@@ -101,7 +113,8 @@ def line(row: dict) -> str:
     timed = f"{row['ms']:8.4g} ms ({row['spread'][0]:.4g}-{row['spread'][1]:.4g})"
     per = "node" if row["form"] == "plain" else "edge"
     return (
-        f"{row['case']:12} {row['form']:14} {timed:28} {row['ratio']:6.2f}x plain {row['beyond_mib']:8.1f} MiB beyond "
+        f"{row['case']:12} {row['form']:14} {timed:28} {row['ratio']:6.2f}x plain ({row['moved_ratio']:.2f}x moved) "
+        f"{row['beyond_mib']:8.1f} MiB beyond "
         f"{row[f'numbers_per_{per}_head']:7.1f} numbers per {per}, head"
     )
 
@@ -118,7 +131,7 @@ def main() -> None:
     edge_dim, shrink = arguments.edge_dim, QUICK if arguments.quick else 1
     if arguments.memory:
         return measure_memory(*arguments.memory, edge_dim, shrink)
-    rows = []
+    rows, rate = [], copy_rate(torch.device("cpu"))
     for name in arguments.case:
         check(name, edge_dim)
         case = CASES[name]
@@ -126,7 +139,9 @@ def main() -> None:
         calls = {form: make_call(form, case, graph, edge_dim) for form in FORMS}
         times = interleaved(calls, arguments.rounds, at_least_ms=AT_LEAST_MS)
         del calls
+        plain_seconds = statistics.median(times["plain"]) * 1e-3
         for form, measured in times.items():
+            moved = moved_bytes(form, graph, case.num_heads, edge_dim)
             beyond = peak_beyond(name, form, edge_dim, arguments.quick)
             row = {
                 "case": name,
@@ -139,6 +154,9 @@ def main() -> None:
                 "ms": statistics.median(measured),
                 "spread": spread(measured),
                 "ratio": median_ratio(measured, times["plain"]),
+                "moved_mib": moved / MIB,
+                "copy_gb_per_s": rate / 1e9,
+                "moved_ratio": 1 + moved / rate / plain_seconds,
                 "bar": None if form == "plain" else BAR,
                 "beyond_mib": beyond,
                 "numbers_per_node_head": beyond * MIB / 4 / (graph.num_dst_nodes * case.num_heads),
