@@ -13,7 +13,7 @@ float32 numbers per node and head (plain) or per edge and head. float32.
 Beside it stands what the ratio would be if nothing but moving the terms cost time: the plain form, and then a large
 copy of as many bytes as forward and backward read of them (twice) and write of their gradients (once). Sample row:
 
-    window       bias           88.2 ms (86.1-95)      1.21x plain (1.04x moved)     12.5 MiB beyond  …
+    window       bias              45.99 ms (44.83-47.92)      1.16x plain (1.03x moved)      1.1 MiB beyond     0.1 …
 """
 
 import argparse
