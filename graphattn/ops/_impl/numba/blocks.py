@@ -35,6 +35,7 @@ from graphattn.ops._impl.numba.kernels import (
     kernel,
     log_sum_exp,
     multiply,
+    padded,
     part,
     part_of_rows,
     raise_two,
@@ -269,11 +270,11 @@ def attend_block(
         place += rows
         gather_rows(queries, dst, first, real, query, head * head_dim, head_dim)
         depth = highest(prefix, first, real)
-        columns = depth + -depth % 8
+        columns = padded(depth)
         multiply(scores, 0, ld, queries, 0, head_dim, 1, key_columns, 0, ld, head_dim, columns, rows)
         for r in range(real):
             store(lanes, 8 * r, hide_beyond(scores, r * ld, columns, 0, prefix[first + r]))
-        find_peaks(lanes, scale, peaks)
+        find_peaks(lanes, factor, peaks)
         for r in range(real):
             store(lanes, 8 * r, raise_two(scores, r * ld, columns, factor, peaks[r]))
         find_totals(lanes, peaks, totals)
@@ -298,7 +299,7 @@ def attend_blocks(
 ):  # fmt: skip
     """Merges all blocks into lse, −inf on arrival or what the targets have from elsewhere, and into out."""
     group_size, room, num_rows = num_heads // num_key_heads, widest_group(table), len(lse) // num_heads
-    ld = room + -room % 8 + 8
+    ld = padded(room) + 8
     at_rows = STEP * ld
     at_columns = at_rows + ld * max(head_dim, value_dim)
     at_queries = at_columns + ld * head_dim
@@ -400,7 +401,7 @@ def differentiate_chunk(
         rows = rows_at_once(place, count)
         real = min(rows, count - place)
         depth = prefix[first + place + real - 1] if is_stair else num_sources
-        columns, at = depth + -depth % 8, place * ld
+        columns, at = padded(depth), place * ld
         multiply(scores, at, ld, queries, place * head_dim, head_dim, 1, key_columns, 0, ld, head_dim, columns, rows)
         multiply(
             slopes, at, ld, slope_rows, place * value_dim, value_dim, 1, value_columns, 0, ld, value_dim, columns, rows
@@ -449,7 +450,7 @@ def differentiate_blocks(
 ):  # fmt: skip
     """Adds to the gradients, zero on arrival, what all blocks bring; out and lse are those of the whole."""
     group_size, room, tallest = num_heads // num_key_heads, widest_group(table), tallest_group(table)
-    ld, wide = room + -room % 8 + 8, max(head_dim, value_dim)
+    ld, wide = padded(room) + 8, max(head_dim, value_dim)
     chunk = max(STEP, CHUNK_CELLS // ld // STEP * STEP)
     chunk = min(chunk, tallest + -tallest % STEP)
     at_slopes = chunk * ld

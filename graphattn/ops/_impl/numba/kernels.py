@@ -602,7 +602,7 @@ def clear_before(into, at, count):
     """into[at - max(8, count) : at] = 0, and up to seven before."""
     store(into, at - 8, spread(like(into, 0)))
     if count > 8:
-        more = count - 8 + -count % 8
+        more = padded(count) - 8
         clear(into, at - 8 - more, more)
 
 
@@ -648,23 +648,33 @@ def powers(scores, at, columns, first, last, scale, peaks, totals, row):
     return True
 
 
+def _of_eight_rows(store_eight):
+    """Makes a piece of a kernel that combines the lanes which each of eight rows left."""
+
+    @part
+    def combine(into, lanes):
+        store_eight(
+            into, 0, load(lanes, 0), load(lanes, 8), load(lanes, 16), load(lanes, 24),
+            load(lanes, 32), load(lanes, 40), load(lanes, 48), load(lanes, 56),
+        )  # fmt: skip
+
+    return combine
+
+
+largest_of_rows, sums_of_rows = _of_eight_rows(store_eight_maxima), _of_eight_rows(store_eight_sums)
+
+
 @part
-def find_peaks(lanes, scale, peaks):
+def find_peaks(lanes, factor, peaks):
     """The peaks of eight rows, of each of which `hide_beyond` left its lanes."""
-    store_eight_maxima(
-        peaks, 0, load(lanes, 0), load(lanes, 8), load(lanes, 16), load(lanes, 24),
-        load(lanes, 32), load(lanes, 40), load(lanes, 48), load(lanes, 56),
-    )  # fmt: skip
-    store(peaks, 0, spread(scale * like(peaks, LOG2_E)) * load(peaks, 0))
+    largest_of_rows(peaks, lanes)
+    store(peaks, 0, spread(factor) * load(peaks, 0))
 
 
 @part
 def find_totals(lanes, peaks, totals):
     """The totals of eight rows, of each of which `raise_two` left its lanes; as `powers` leaves peaks and totals."""
-    store_eight_sums(
-        totals, 0, load(lanes, 0), load(lanes, 8), load(lanes, 16), load(lanes, 24),
-        load(lanes, 32), load(lanes, 40), load(lanes, 48), load(lanes, 56),
-    )  # fmt: skip
+    sums_of_rows(totals, lanes)
     total, zero = load(totals, 0), spread(like(totals, 0))
     peak = where_equal(total, total, load(peaks, 0), total)  # a NaN beside scores of -inf is in the total alone
     store(peaks, 0, where_equal(total, zero, spread(like(peaks, -np.inf)), peak))
@@ -755,7 +765,7 @@ def widest(begin, end, ptr):
     longest = 0
     for row in range(begin, end):
         longest = max(longest, ptr[row + 1] - ptr[row])
-    return longest + -longest % 8 + 8
+    return padded(longest) + 8
 
 
 @part
@@ -1202,7 +1212,7 @@ def attend_plain_rows(begin, end, first_head, last_head, graph, sizes, terms, ru
                 )  # fmt: skip
                 store(tile.lanes, 8 * (target - first), hide_beyond(tile.scores, at, padded(count), 0, count))
                 at += padded(count)
-            find_peaks(tile.lanes, rules.scale, peaks)
+            find_peaks(tile.lanes, factor, peaks)
             at = 0
             for place in range(num_rows):
                 count = count if has_mask else ptr[first + place + 1] - ptr[first + place]
@@ -1326,11 +1336,10 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
     ptr, src, scores, one = graph.target_ptr, graph.src, tile.scores, like(outputs.out, 1)
     plain, has_weights = is_plain(sizes, terms, rules), is_given(outputs.weights.array)
     group, is_finite = num_heads // sizes.num_key_heads, False
-    scale = rules.scale if plain else one
-    factor = scale * like(scores, LOG2_E)
+    factor = (rules.scale if plain else one) * like(scores, LOG2_E)
     low = src[ptr[begin]]
     width = src[ptr[end] - 1] + 1 - low
-    ld = width + -width % 8 + 8
+    ld = padded(width) + 8
     features_step = lay_tile(begin, end, graph, sizes, terms, rules, row, tile.features)
     for head in range(first_head, last_head):
         if head % group == 0:
@@ -1375,7 +1384,7 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
                     add_terms(row, features, count, at_row, head, scores, begin_row + start, sizes, terms, rules)
                 lanes = hide_beyond(scores, begin_row, columns, start, start + count)
                 store(tile.lanes, 8 * (target - first), lanes)
-            find_peaks(tile.lanes, scale, tile.peaks)
+            find_peaks(tile.lanes, factor, tile.peaks)
             for r in range(rows):
                 store(tile.lanes, 8 * r, raise_two(scores, BEFORE + r * ld, columns, factor, tile.peaks[r]))
             find_totals(tile.lanes, tile.peaks, tile.totals)
@@ -1680,7 +1689,7 @@ def differentiate_tile(
     group, nodes_check = num_heads // sizes.num_key_heads, like(query, 0)
     low = src[ptr[begin]]
     width = src[ptr[end] - 1] + 1 - low
-    ld = width + -width % 8 + 16
+    ld = padded(width) + 16
     features_step = lay_tile(begin, end, graph, sizes, terms, rules, row, tile.features)
     if is_given(grads.edge_attr):
         clear(tile.grown, 0, (end - begin) * features_step * sizes.edge_dim)
