@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphattn.ops._impl.numba.kernels import (
+from graphattn.ops._impl.numba.pieces import (
     GROUP,
     LOG2_E,
     LOG_2,

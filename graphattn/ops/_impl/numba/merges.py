@@ -6,7 +6,12 @@ Arrays are flat, rows of values `step` numbers apart, the number of channels a m
 
 import numpy as np
 
-from graphattn.ops._impl.numba.kernels import add_row, clear, kernel, part
+from graphattn.ops._impl.numba.pieces import (
+    add_row,
+    clear,
+    kernel,
+    part,
+)
 from graphattn.ops._impl.numba.vectors import (
     ask_for_huge_pages,
     keep,

@@ -6,7 +6,12 @@ out_width], matrices [num_heads, width, out_width].
 
 import numpy as np
 
-from graphattn.ops._impl.numba.kernels import GROUP, add_rows, kernel, multiply
+from graphattn.ops._impl.numba.pieces import (
+    GROUP,
+    add_rows,
+    kernel,
+    multiply,
+)
 from graphattn.ops._impl.numba.vectors import keep, optional, pointer
 
 CHUNK_ROWS = 64  # of x and y stay in the nearest cache while all of a matrix is summed over them

@@ -15,7 +15,9 @@ from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from graphattn.ops._impl.numba.kernels import parallel_kernel
+from graphattn.ops._impl.numba.pieces import (
+    parallel_kernel,
+)
 
 SMALL_WORK = 1_000_000  # multiply-adds; less than about 150 µs is not worth waking a thread
 
