@@ -587,27 +587,27 @@ caching.IndexDataCacheFile.save = refuse
 
 @pytest.mark.parametrize("watched", [True, False])
 def test_a_compilation_is_announced_to_whoever_watches(watched, monkeypatch, capsys):
-    from graphattn.ops._impl.numba import kernels
+    from graphattn.ops._impl.numba import kernels, pieces
 
     run_fused(GRAPHS["ragged"], make_inputs(GRAPHS["ragged"]))
     cache, compiled = kernels.attention._cache, list(kernels.attention.overloads)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: watched)
     cache.load_overload(compiled[0], kernels.attention.targetctx)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(kernels, "SOURCES", "another text")
+    monkeypatch.setattr(pieces, "SOURCES", "another text")
     assert cache.load_overload(compiled[0], kernels.attention.targetctx) is None
     assert ("compiling 'attention'" in capsys.readouterr().err) == watched
 
 
-def test_an_edit_in_either_source_file_makes_the_disk_cache_miss(monkeypatch):
-    from graphattn.ops._impl.numba import kernels
+def test_an_edit_in_what_kernels_import_makes_the_disk_cache_miss(monkeypatch):
+    from graphattn.ops._impl.numba import kernels, pieces
 
     def key_now():
         return kernels.attention._cache._index_key((), kernels.attention.targetctx.codegen())
 
     before = key_now()
     assert key_now() == before
-    monkeypatch.setattr(kernels, "SOURCES", "another text")
+    monkeypatch.setattr(pieces, "SOURCES", "another text")
     assert key_now() != before
 
 

@@ -35,6 +35,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from graphattn.ops._impl.numba.abreast import (
+    attend_abreast,
+    differentiate_abreast,
+    is_shared,
+    numbers_abreast,
+    room_abreast,
+    runs_abreast,
+)
 from graphattn.ops._impl.numba.pieces import (
     BEFORE,
     BUNCH_EDGES,
@@ -271,10 +279,15 @@ def room_for(begin, end, tasks, ptr):
 
 
 @part
+def has_plain_logits(sizes, terms, rules):
+    """Whether the products, scaled by a positive number, are all that enters the logits."""
+    return sizes.edge_dim == 0 and not is_given(terms.bias.array) and rules.scale > 0 and rules.clip == np.inf
+
+
+@part
 def is_plain(sizes, terms, rules):
-    """Whether the products are all that enters the logits, and weights are all that leaves the softmax."""
-    has_tables = sizes.edge_dim > 0 or is_given(terms.bias.array) or is_given(terms.gate.array)
-    return not has_tables and rules.scale > 0 and rules.clip == np.inf and rules.keep_scale == 1
+    """`has_plain_logits`, and weights are all that leaves the softmax."""
+    return has_plain_logits(sizes, terms, rules) and not is_given(terms.gate.array) and rules.keep_scale == 1
 
 
 @part_of_rows
@@ -689,6 +702,15 @@ def widest_tile(num_nodes, sizes, terms):
 
 
 @part
+def has_abreast(packs, sizes, terms):
+    """Whether tiles may have their heads abreast."""
+    fits = runs_abreast(
+        sizes.num_heads, sizes.num_key_heads, sizes.head_dim, sizes.value_dim, terms.edge_type, terms.head_mask
+    )
+    return fits and not packs
+
+
+@part
 def room_of_features(feature_dim, columns_room):
     """Numbers for the features of a tile's edges; many features leave the second-level cache."""
     return feature_dim * (TILE_CELLS + 8 * TILE_ROWS) if columns_room > 0 else 0
@@ -776,7 +798,9 @@ def attention(
     at_row = at_lanes + 16 * GROUP
     feature_dim = edge_dim if is_given(terms.edge_attr) else 0
     at_features = at_row + (ROW_NUMBERS + feature_dim) * room
-    at_pairs = at_features + room_of_features(feature_dim, columns_room)
+    at_abreast = at_features + room_of_features(feature_dim, columns_room)
+    may_run_abreast = has_abreast(packs, sizes, terms)
+    at_pairs = at_abreast + numbers_abreast(may_run_abreast, head_dim, value_dim, edge_dim)
     numbers = np.empty(at_pairs + (num_nodes * (head_dim + value_dim) + TWO_LINES if packs else 0), out.dtype)
     ask_for_huge_pages(numbers)
     row, none = row_scratch(numbers, at_row, integers, hashes, room, feature_dim), pointer(numbers, 0)
@@ -786,6 +810,9 @@ def attention(
         pointer(numbers, at_lanes), pointer(numbers, at_features), none,
     )  # fmt: skip
     numbers[at_peaks:at_row] = 1
+    abreast = room_abreast(numbers, at_abreast, integers, hashes, head_dim, value_dim, edge_dim)
+    has_scale, plain = has_plain_logits(sizes, terms, rules), is_plain(sizes, terms, rules)
+    is_bare = plain and not is_given(outputs.weights.array)
     pairs, query, keys, values = aligned(numbers, at_pairs), optional(query), optional(key), optional(value)
     for task in range(begin, end):
         row_begin, row_end = tasks[FIELDS * task], tasks[FIELDS * task + 1]
@@ -803,7 +830,11 @@ def attention(
             first_head, last_head, at = first_key_head * group, (first_key_head + sweep) * group, row_begin
             while at < row_end:
                 stop, is_tile = next_stretch(at, row_end, graph, columns_room)
-                if is_tile:
+                if is_tile and may_run_abreast and last_head - first_head == num_heads and is_shared(at, stop, graph):
+                    attend_abreast(
+                        at, stop, graph, sizes, terms, rules, query, nodes, outputs, has_scale, is_bare, abreast
+                    )
+                elif is_tile:
                     attend_tile(
                         at, stop, first_head, last_head, graph, sizes, terms, rules, query, nodes, outputs, row, tile
                     )
@@ -1118,7 +1149,9 @@ def attention_backward(
     grown_dim = edge_dim if is_given(grads.edge_attr) else 0
     at_features = at_row + (ROW_NUMBERS + feature_dim + grown_dim) * room
     at_grown = at_features + room_of_features(feature_dim, columns_room)
-    at_pairs = at_grown + room_of_features(grown_dim, columns_room)
+    at_abreast = at_grown + room_of_features(grown_dim, columns_room)
+    may_run_abreast = has_abreast(packs, sizes, terms) and not is_given(grads.edge_slopes.array)
+    at_pairs = at_abreast + numbers_abreast(may_run_abreast, head_dim, value_dim, edge_dim)
     stride = 2 * (head_dim + value_dim)  # a node's gradients lie beside it
     numbers = np.empty(at_pairs + (num_nodes * stride + TWO_LINES if packs else 0), out.dtype)
     ask_for_huge_pages(numbers)
@@ -1128,6 +1161,7 @@ def attention_backward(
         pointer(numbers, at_key_rows), none, pointer(numbers, at_queries), pointer(numbers, at_slopes),
         pointer(numbers, at_sums), none, none, none, pointer(numbers, at_features), pointer(numbers, at_grown),
     )  # fmt: skip
+    abreast = room_abreast(numbers, at_abreast, integers, hashes, head_dim, value_dim, edge_dim)
     pairs = aligned(numbers, at_pairs)
     grad_pairs = shifted(pairs, stride // 2)
     query, keys, values = optional(query), optional(key), optional(value)
@@ -1153,7 +1187,11 @@ def attention_backward(
             first_head, last_head, at = first_key_head * group, (first_key_head + sweep) * group, row_begin
             while at < row_end:
                 stop, is_tile = next_stretch(at, row_end, graph, columns_room)
-                if is_tile:
+                if is_tile and may_run_abreast and last_head - first_head == num_heads and is_shared(at, stop, graph):
+                    differentiate_abreast(
+                        at, stop, graph, sizes, terms, rules, query, nodes, into, upstream, grads, abreast
+                    )
+                elif is_tile:
                     differentiate_tile(
                         at, stop, first_head, last_head, graph, sizes, terms, rules, query, nodes, into,
                         upstream, grads, row, tile,

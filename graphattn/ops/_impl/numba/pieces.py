@@ -42,7 +42,8 @@ from graphattn.ops._impl.numba.vectors import (
 
 OPTIONS = dict(nogil=True, error_model="numpy")
 FOLDER = Path(__file__).parent
-SOURCES = hashlib.sha256(b"".join((FOLDER / name).read_bytes() for name in ("pieces.py", "vectors.py"))).hexdigest()
+IMPORTED = "abreast.py", "pieces.py", "vectors.py"
+SOURCES = hashlib.sha256(b"".join((FOLDER / name).read_bytes() for name in IMPORTED)).hexdigest()
 
 
 class KernelCache(FunctionCache):

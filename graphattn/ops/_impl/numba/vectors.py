@@ -1,8 +1,8 @@
 """Eight numbers at a time: the vector instructions that Numba does not offer, as LLVM intrinsics.
 
 A `Lanes` value holds eight float32 or eight float64. Every function here works for both, chosen by the types of its
-arguments, and `+`, `-`, `*` work between two `Lanes`. Arrays are pointers to their first number: Numba's own arrays are
-seven words each, which calls pass one by one, count references, and wrap negative indices.
+arguments, and `+`, `-`, `*`, `/` work between two `Lanes`. Arrays are pointers to their first number: Numba's own
+arrays are seven words each, which calls pass one by one, count references, and wrap negative indices.
 """
 
 import math
@@ -207,6 +207,20 @@ def load_apart(typing, array, index, step, last):
         return lanes
 
     return Lanes(array.dtype)(array, types.intp, types.intp, types.intp), build
+
+
+@intrinsic
+def store_apart(typing, array, index, step, lanes):
+    """array[index + step * lane] = each lane"""
+
+    def build(context, builder, signature, args):
+        array, index, step, lanes = args
+        for lane in range(WIDTH):
+            place = builder.add(index, builder.mul(step, ir.Constant(step.type, lane)))
+            builder.store(builder.extract_element(lanes, INT32(lane)), _address(builder, array, place))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, lanes), build
 
 
 @intrinsic
@@ -538,6 +552,80 @@ def _tile_product(rows, columns):
 tile_4x1, tile_4x2, tile_4x3 = (_tile_product(4, columns) for columns in (1, 2, 3))
 
 
+def _abreast_product(rows, columns):
+    """Makes an intrinsic that multiplies matrices of eight heads, one in each lane."""
+
+    @intrinsic
+    def abreast_product(
+        typing,
+        into,
+        at,
+        row,
+        left,
+        left_at,
+        left_row,
+        left_step,
+        right,
+        right_at,
+        right_column,
+        right_step,
+        depth,
+        adds,
+    ):
+        """into[at + r * row + 8 * c :][:8] = Σ_t left[left_at + r * left_row + t * left_step :][:8] · right[right_at +
+        c * right_column + t * right_step :][:8] for each row r and column c; or +=, if it adds"""
+
+        def build(context, builder, signature, args):
+            into, at, row, left, left_at, left_row, left_step = args[:7]
+            right, right_at, right_column, right_step, depth, adds = args[7:]
+            kind = ir.VectorType(context.get_value_type(signature.args[0].dtype), WIDTH)
+            index, width = at.type, _element_bytes(signature.args[0])
+
+            def address(array, *terms):
+                place = terms[0]
+                for number, stride in terms[1:]:
+                    place = builder.add(place, builder.mul(stride, number))
+                return _as_vector(builder, _address(builder, array, place))
+
+            def read(*where):
+                loaded = builder.load(address(*where))
+                loaded.align = width
+                return loaded
+
+            places, sums = [], []
+            for r in range(rows):
+                for c in range(columns):
+                    places.append(address(into, at, (index(r), row), (index(c), index(WIDTH))))
+                    sums.append(alloca_once(builder, kind))
+                    builder.store(_constant(kind, 0.0), sums[-1])
+            with builder.if_then(adds):
+                for place, total in zip(places, sums):
+                    before = builder.load(place)
+                    before.align = width
+                    builder.store(before, total)
+            with for_range(builder, depth) as loop:
+                others = [
+                    read(right, right_at, (index(c), right_column), (loop.index, right_step)) for c in range(columns)
+                ]
+                for r in range(rows):
+                    factor = read(left, left_at, (index(r), left_row), (loop.index, left_step))
+                    for c, other in enumerate(others):
+                        total = sums[r * columns + c]
+                        builder.store(_call(builder, "fma", factor, other, builder.load(total)), total)
+            for place, total in zip(places, sums):
+                builder.store(builder.load(total), place).align = width
+            return context.get_dummy_value()
+
+        intp = types.intp
+        arguments = into, intp, intp, left, intp, intp, intp, right, intp, intp, intp, intp, types.boolean
+        return types.void(*arguments), build
+
+    return abreast_product
+
+
+abreast_4x2, abreast_4x1, abreast_1x2, abreast_1x1 = (_abreast_product(r, c) for r in (4, 1) for c in (2, 1))
+
+
 def _give_lanes(symbol, instruction):
     """Teaches Numba one arithmetic operator between two `Lanes`."""
 
@@ -552,5 +640,7 @@ def _give_lanes(symbol, instruction):
         return getattr(builder, instruction)(*args)
 
 
-for _symbol, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
+for _symbol, _instruction in (
+    (operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")
+):  # fmt: skip
     _give_lanes(_symbol, _instruction)

@@ -1,0 +1,568 @@
+"""Small tiles whose rows all see the same sources (full attention inside molecules), eight heads abreast: one a lane.
+
+What other tiles do head by head, in vectors of edges, is done here for eight heads at once, in vectors of heads. So the
+numbers of edges and heads (biases, gates, weights and their gradients) are read and written where they lie, a row's
+edges need not fill whole vectors, and maxima and sums over them stay within lanes. For that, queries, keys and values
+are laid anew once a tile: number c of node n and head h at (n * width + c) * 8 + h.
+
+Formulas and names are those of `kernels`.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from graphattn.ops._impl.numba.pieces import LOG2_E, LOG_2, add_row, hash_edges, mix, part, part_of_rows
+from graphattn.ops._impl.numba.vectors import (
+    abreast_1x1,
+    abreast_1x2,
+    abreast_4x1,
+    abreast_4x2,
+    clamp,
+    exp2,
+    fma,
+    is_given,
+    larger,
+    like,
+    load,
+    load_apart,
+    log2,
+    pointer,
+    spread,
+    store,
+    store_apart,
+    store_eight_sums,
+    store_transposed,
+    where_equal,
+    zero_beyond,
+)
+
+HEADS = 8  # abreast
+MOST_ROWS = 64  # of a tile, and of its sources
+MOST_DIM = 64  # of a head: beyond, what is laid leaves the second-level cache
+ROWS = 4  # whose products one register tile has
+
+
+class Room(NamedTuple):
+    """What is laid of a tile, and what is made of it: scores and slopes of all its rows, sums of a few."""
+
+    queries: Any
+    slope_rows: Any
+    keys: Any
+    values: Any
+    sums: Any
+    scores: Any
+    slopes: Any
+    query_attr: Any
+    slope_attr: Any
+    attr_sums: Any
+    to_features: Any
+    from_features: Any
+    totals: Any  # of a few rows
+    keeps: Any
+    spare: Any
+    edges: Any
+    hashes: Any
+
+
+@part
+def runs_abreast(num_heads, num_key_heads, head_dim, value_dim, edge_type, head_mask):
+    """Whether heads may run abreast at all."""
+    is_free = not is_given(edge_type) and not is_given(head_mask)
+    return is_free and num_heads % HEADS == 0 and num_key_heads == num_heads and max(head_dim, value_dim) <= MOST_DIM
+
+
+@part
+def numbers_abreast(is_wanted, head_dim, value_dim, edge_dim):
+    """How many numbers a `Room` has."""
+    widest = max(head_dim, value_dim)
+    of_nodes = 2 * head_dim + 2 * value_dim + widest
+    of_features = 3 * ROWS + head_dim + value_dim + widest
+    numbers = MOST_ROWS * (of_nodes + 2 * MOST_ROWS + 1) + of_features * edge_dim + ROWS + widest
+    return HEADS * numbers if is_wanted else 0
+
+
+@part
+def room_abreast(numbers, at, integers, hashes, head_dim, value_dim, edge_dim):
+    widest = max(head_dim, value_dim)
+    at_slope_rows = at + HEADS * MOST_ROWS * head_dim
+    at_keys = at_slope_rows + HEADS * MOST_ROWS * value_dim
+    at_values = at_keys + HEADS * MOST_ROWS * head_dim
+    at_sums = at_values + HEADS * MOST_ROWS * value_dim
+    at_scores = at_sums + HEADS * MOST_ROWS * widest
+    at_slopes = at_scores + HEADS * MOST_ROWS * MOST_ROWS
+    at_attr = at_slopes + HEADS * MOST_ROWS * MOST_ROWS
+    step = HEADS * ROWS * edge_dim
+    at_matrices = at_attr + 3 * step
+    at_others = at_matrices + HEADS * widest * edge_dim
+    at_totals = at_others + HEADS * widest * edge_dim
+    at_keeps = at_totals + HEADS * ROWS
+    at_spare = at_keeps + HEADS * MOST_ROWS
+    return Room(
+        pointer(numbers, at), pointer(numbers, at_slope_rows), pointer(numbers, at_keys), pointer(numbers, at_values),
+        pointer(numbers, at_sums), pointer(numbers, at_scores), pointer(numbers, at_slopes),
+        pointer(numbers, at_attr), pointer(numbers, at_attr + step), pointer(numbers, at_attr + 2 * step),
+        pointer(numbers, at_matrices), pointer(numbers, at_others), pointer(numbers, at_totals),
+        pointer(numbers, at_keeps), pointer(numbers, at_spare), pointer(integers, 0), pointer(hashes, 0),
+    )  # fmt: skip
+
+
+@part
+def is_shared(begin, end, graph):
+    """Whether all rows of a tile see the same sources, few enough."""
+    ptr, src = graph.target_ptr, graph.src
+    first = ptr[begin]
+    count = ptr[begin + 1] - first
+    if count > MOST_ROWS or end - begin > MOST_ROWS:
+        return False
+    for row in range(begin + 1, end):
+        if ptr[row + 1] - ptr[row] != count or src[ptr[row]] != src[first]:
+            return False
+    return True
+
+
+@part_of_rows
+def lay(into, table, at, stride, count, width):
+    """into[(n * width + c) * 8 + h] = table[at + n * stride + h * width + c]"""
+    for n in range(count):
+        for c in range(0, width, 8):
+            store_transposed(into, (n * width + c) * HEADS, HEADS, table, at + n * stride + c, width)
+
+
+@part_of_rows
+def lift(table, at, stride, count, width, laid):
+    """The reverse of `lay`."""
+    for n in range(count):
+        for c in range(0, width, 8):
+            store_transposed(table, at + n * stride + c, width, laid, (n * width + c) * HEADS, HEADS)
+
+
+@part_of_rows
+def add_lifted(table, at, stride, count, width, laid, spare):
+    """`lift`, adding to the table."""
+    for n in range(count):
+        for c in range(0, width, 8):
+            store_transposed(spare, c, width, laid, (n * width + c) * HEADS, HEADS)
+        add_row(table, at + n * stride, spare, 0, HEADS * width)
+
+
+@part_of_rows
+def lay_matrices(into, matrices, head, width, out_width):
+    """into[(t * out_width + c) * 8 + h] = matrices[head + h][t, c]"""
+    for t in range(width):
+        for c in range(0, out_width, 8):
+            at = (head * width + t) * out_width + c
+            store_transposed(into, (t * out_width + c) * HEADS, HEADS, matrices, at, width * out_width)
+
+
+@part_of_rows
+def multiply_abreast(
+    into, at, row, left, left_at, left_row, left_step, right, right_at, right_column, right_step, depth, rows, columns,
+    adds,
+):  # fmt: skip
+    """As `vectors.abreast_4x2`, for so many rows and columns."""
+    fours, twos = rows - rows % ROWS, columns - columns % 2
+    for r in range(0, fours, ROWS):
+        first, first_left = at + r * row, left_at + r * left_row
+        for c in range(0, twos, 2):
+            abreast_4x2(
+                into, first + c * HEADS, row, left, first_left, left_row, left_step,
+                right, right_at + c * right_column, right_column, right_step, depth, adds,
+            )  # fmt: skip
+        if twos < columns:
+            abreast_4x1(
+                into, first + twos * HEADS, row, left, first_left, left_row, left_step,
+                right, right_at + twos * right_column, right_column, right_step, depth, adds,
+            )  # fmt: skip
+    for r in range(fours, rows):
+        first, first_left = at + r * row, left_at + r * left_row
+        for c in range(0, twos, 2):
+            abreast_1x2(
+                into, first + c * HEADS, row, left, first_left, left_row, left_step,
+                right, right_at + c * right_column, right_column, right_step, depth, adds,
+            )  # fmt: skip
+        if twos < columns:
+            abreast_1x1(
+                into, first + twos * HEADS, row, left, first_left, left_row, left_step,
+                right, right_at + twos * right_column, right_column, right_step, depth, adds,
+            )  # fmt: skip
+
+
+@part
+def add_feature_products(into, at, count, vectors, at_vectors, edge_attr, at_attr, edge_dim):
+    """into[at + 8 * t :][:8] += Σ_c vectors[at_vectors + 8 * c :][:8] · edge_attr[at_attr + t * edge_dim + c]"""
+    fours = count - count % 4
+    for t in range(0, fours, 4):
+        place = at + HEADS * t
+        a, b, c, d = at_attr + t * edge_dim, at_attr + (t + 1) * edge_dim, at_attr + (t + 2) * edge_dim, 0
+        d = at_attr + (t + 3) * edge_dim
+        s0, s1 = load(into, place), load(into, place + HEADS)
+        s2, s3 = load(into, place + 2 * HEADS), load(into, place + 3 * HEADS)
+        for k in range(edge_dim):
+            x = load(vectors, at_vectors + HEADS * k)
+            s0 = fma(x, spread(edge_attr[a + k]), s0)
+            s1 = fma(x, spread(edge_attr[b + k]), s1)
+            s2 = fma(x, spread(edge_attr[c + k]), s2)
+            s3 = fma(x, spread(edge_attr[d + k]), s3)
+        store(into, place, s0)
+        store(into, place + HEADS, s1)
+        store(into, place + 2 * HEADS, s2)
+        store(into, place + 3 * HEADS, s3)
+    for t in range(fours, count):
+        total = load(into, at + HEADS * t)
+        for k in range(edge_dim):
+            total = fma(load(vectors, at_vectors + HEADS * k), spread(edge_attr[at_attr + t * edge_dim + k]), total)
+        store(into, at + HEADS * t, total)
+
+
+@part
+def sum_features_abreast(into, at, count, weights, at_weights, edge_attr, at_attr, edge_dim):
+    """into[at + 8 * c :][:8] = Σ_t weights[at_weights + 8 * t :][:8] · edge_attr[at_attr + t * edge_dim + c]"""
+    zero = spread(like(into, 0))
+    for c in range(0, edge_dim, 8):
+        s0, s1, s2, s3, s4, s5, s6, s7 = zero, zero, zero, zero, zero, zero, zero, zero
+        for t in range(count):
+            w, place = load(weights, at_weights + HEADS * t), at_attr + t * edge_dim + c
+            s0 = fma(w, spread(edge_attr[place]), s0)
+            s1 = fma(w, spread(edge_attr[place + 1]), s1)
+            s2 = fma(w, spread(edge_attr[place + 2]), s2)
+            s3 = fma(w, spread(edge_attr[place + 3]), s3)
+            s4 = fma(w, spread(edge_attr[place + 4]), s4)
+            s5 = fma(w, spread(edge_attr[place + 5]), s5)
+            s6 = fma(w, spread(edge_attr[place + 6]), s6)
+            s7 = fma(w, spread(edge_attr[place + 7]), s7)
+        place = at + HEADS * c
+        store(into, place, s0)
+        store(into, place + HEADS, s1)
+        store(into, place + 2 * HEADS, s2)
+        store(into, place + 3 * HEADS, s3)
+        store(into, place + 4 * HEADS, s4)
+        store(into, place + 5 * HEADS, s5)
+        store(into, place + 6 * HEADS, s6)
+        store(into, place + 7 * HEADS, s7)
+
+
+@part
+def gain(slope, first, weight, second, place):
+    return fma(slope, load(first, place), weight * load(second, place))
+
+
+@part
+def grow_features_abreast(
+    into, at, count, slopes, weights, at_numbers, first, second, at_vectors, edge_dim, adds, spare
+):
+    """into[at + t * edge_dim + c] = Σ_h slopes · first + weights · second, of edge t and column c; or +=."""
+    for t in range(count):
+        slope, weight = load(slopes, at_numbers + HEADS * t), load(weights, at_numbers + HEADS * t)
+        for c in range(0, edge_dim, 8):
+            p, place = at_vectors + HEADS * c, at + t * edge_dim + c
+            before = load(into, place) if adds else spread(like(into, 0))
+            store_eight_sums(
+                into, place,
+                gain(slope, first, weight, second, p), gain(slope, first, weight, second, p + HEADS),
+                gain(slope, first, weight, second, p + 2 * HEADS), gain(slope, first, weight, second, p + 3 * HEADS),
+                gain(slope, first, weight, second, p + 4 * HEADS), gain(slope, first, weight, second, p + 5 * HEADS),
+                gain(slope, first, weight, second, p + 6 * HEADS), gain(slope, first, weight, second, p + 7 * HEADS),
+            )  # fmt: skip
+            if adds:
+                store(into, place, before + load(into, place))
+
+
+@part
+def dots_of_heads(into, first, second, at, width):
+    """into[h] = first[at + h * width :][:width] · second[at + h * width :][:width], for eight heads"""
+    zero = spread(like(into, 0))
+    s0, s1, s2, s3, s4, s5, s6, s7 = zero, zero, zero, zero, zero, zero, zero, zero
+    for c in range(at, at + width, 8):
+        s0 = fma(load(first, c), load(second, c), s0)
+        s1 = fma(load(first, c + width), load(second, c + width), s1)
+        s2 = fma(load(first, c + 2 * width), load(second, c + 2 * width), s2)
+        s3 = fma(load(first, c + 3 * width), load(second, c + 3 * width), s3)
+        s4 = fma(load(first, c + 4 * width), load(second, c + 4 * width), s4)
+        s5 = fma(load(first, c + 5 * width), load(second, c + 5 * width), s5)
+        s6 = fma(load(first, c + 6 * width), load(second, c + 6 * width), s6)
+        s7 = fma(load(first, c + 7 * width), load(second, c + 7 * width), s7)
+    store_eight_sums(into, 0, s0, s1, s2, s3, s4, s5, s6, s7)
+
+
+@part
+def read_heads(table, edge, head):
+    """The numbers of eight heads in a table of edges and heads."""
+    at = edge * table.step + head * table.head_step
+    if table.head_step == 1:
+        return load(table.array, at)
+    return load_apart(table.array, at, table.head_step, HEADS - 1)
+
+
+@part
+def write_heads(table, edge, head, lanes):
+    """The reverse of `read_heads`, where there is a table."""
+    if is_given(table.array):
+        at = edge * table.step + head * table.head_step
+        if table.head_step == 1:
+            store(table.array, at, lanes)
+        else:
+            store_apart(table.array, at, table.head_step, lanes)
+
+
+@part
+def draw_keeps_abreast(room, edge, count, head, edge_id, rules):
+    """room.keeps[8 * t + h] = keep_scale for an edge and a head that dropout keeps, else zero."""
+    for t in range(count):
+        room.edges[t] = edge + t
+    hash_edges(room.hashes, count, room.edges, edge_id, rules.seed)
+    for t in range(count):
+        for lane in range(HEADS):
+            bits = mix(np.uint32(room.hashes[t] + np.uint32((head + lane + 1) * 0x9E3779B9)))
+            is_kept = np.int64(bits >> np.uint32(8)) >= rules.threshold
+            room.keeps[HEADS * t + lane] = rules.keep_scale if is_kept else like(room.keeps, 0)
+
+
+@part
+def finish_logit(product, edge, head, terms, rules):
+    """A logit, of query · key and what features add to it."""
+    logit = spread(rules.scale) * product
+    if rules.clip != np.inf:
+        logit = clamp(logit, spread(rules.clip))
+    if is_given(terms.bias.array):
+        logit = logit + read_heads(terms.bias, edge, head)
+    return logit
+
+
+@part
+def take_softmax(scores, at, count, factor, lse, at_lse):
+    """Replaces scores by 2 ** (factor · score - the largest), writes their log-sum-exps, and returns their sums."""
+    minus_inf, zero = spread(like(scores, -np.inf)), spread(like(scores, 0))
+    peak, total, wide_factor = minus_inf, zero, spread(factor)
+    for t in range(at, at + HEADS * count, HEADS):
+        peak = larger(load(scores, t), peak)
+    peak = wide_factor * peak
+    shift = where_equal(peak, minus_inf, zero, zero - peak)
+    for t in range(at, at + HEADS * count, HEADS):
+        power = exp2(fma(wide_factor, load(scores, t), shift))
+        store(scores, t, power)
+        total = total + power
+    one = spread(like(scores, 1))
+    store(lse, at_lse, spread(like(scores, LOG_2)) * (peak + log2(where_equal(total, zero, one, total))))
+    return total
+
+
+@part_of_rows
+def attend_abreast(begin, end, graph, sizes, terms, rules, query, nodes, outputs, has_scale, is_bare, room):
+    """As `kernels.attend_tile`, where `is_shared`; has_scale and is_bare: what `kernels.has_plain_logits` says, and
+    whether weights have nothing to do but to gather values."""
+    num_heads, head_dim, value_dim, edge_dim = sizes.num_heads, sizes.head_dim, sizes.value_dim, sizes.edge_dim
+    first_edge, num_rows = graph.target_ptr[begin], end - begin
+    count, low = graph.target_ptr[begin + 1] - first_edge, graph.src[first_edge]
+    scores, zero, one = room.scores, spread(like(room.scores, 0)), spread(like(room.scores, 1))
+    factor = (rules.scale if has_scale else like(scores, 1)) * like(scores, LOG2_E)
+    for head in range(0, num_heads, HEADS):
+        lay(room.queries, query, begin * sizes.query_stride + head * head_dim, sizes.query_stride, num_rows, head_dim)
+        at = low * nodes.key_stride + nodes.key_at + head * head_dim
+        lay(room.keys, nodes.keys, at, nodes.key_stride, count, head_dim)
+        at = low * nodes.value_stride + nodes.value_at + head * value_dim
+        lay(room.values, nodes.values, at, nodes.value_stride, count, value_dim)
+        if is_given(terms.to_features):
+            lay_matrices(room.to_features, terms.to_features, head, head_dim, edge_dim)
+        if is_given(terms.from_features):
+            lay_matrices(room.from_features, terms.from_features, head, edge_dim, value_dim)
+        for place in range(0, num_rows, ROWS):
+            rows = min(ROWS, num_rows - place)
+            at_row, at_query = (begin + place) * num_heads + head, place * head_dim * HEADS
+            multiply_abreast(
+                scores, 0, HEADS * count, room.queries, at_query, HEADS * head_dim, HEADS,
+                room.keys, 0, HEADS * head_dim, HEADS, head_dim, rows, count, False,
+            )  # fmt: skip
+            if is_given(terms.to_features):
+                multiply_abreast(
+                    room.query_attr, 0, HEADS * edge_dim, room.queries, at_query, HEADS * head_dim, HEADS,
+                    room.to_features, 0, HEADS, HEADS * edge_dim, head_dim, rows, edge_dim, False,
+                )  # fmt: skip
+                lift(terms.query_attr, at_row * edge_dim, num_heads * edge_dim, rows, edge_dim, room.query_attr)
+            elif edge_dim > 0:
+                lay(room.query_attr, terms.query_attr, at_row * edge_dim, num_heads * edge_dim, rows, edge_dim)
+            for r in range(rows):
+                edge, at = first_edge + (place + r) * count, r * HEADS * count
+                if edge_dim > 0:
+                    add_feature_products(
+                        scores, at, count, room.query_attr, r * HEADS * edge_dim, terms.edge_attr, edge * edge_dim,
+                        edge_dim,
+                    )  # fmt: skip
+                if not has_scale:
+                    for t in range(count):
+                        logit = finish_logit(load(scores, at + HEADS * t), edge + t, head, terms, rules)
+                        store(scores, at + HEADS * t, logit)
+                total = take_softmax(scores, at, count, factor, outputs.lse, at_row + r * num_heads)
+                store(room.totals, HEADS * r, total)
+                if not is_bare:
+                    inverse = one / where_equal(total, zero, one, total)
+                    if rules.keep_scale != 1:
+                        draw_keeps_abreast(room, edge, count, head, terms.edge_id, rules)
+                    for t in range(count):
+                        weight = inverse * load(scores, at + HEADS * t)
+                        write_heads(outputs.weights, edge + t, head, weight)
+                        if is_given(terms.gate.array):
+                            weight = weight * read_heads(terms.gate, edge + t, head)
+                        if rules.keep_scale != 1:
+                            weight = weight * load(room.keeps, HEADS * t)
+                        store(scores, at + HEADS * t, weight)
+                if edge_dim > 0:
+                    at_sums = r * HEADS * edge_dim
+                    sum_features_abreast(
+                        room.attr_sums, at_sums, count, scores, at, terms.edge_attr, edge * edge_dim, edge_dim
+                    )
+                    for c in range(at_sums, at_sums + HEADS * edge_dim, HEADS):  # zero times NaN, where nothing is seen
+                        store(room.attr_sums, c, where_equal(total, zero, zero, load(room.attr_sums, c)))
+            multiply_abreast(
+                room.sums, 0, HEADS * value_dim, scores, 0, HEADS * count, HEADS,
+                room.values, 0, HEADS, HEADS * value_dim, count, rows, value_dim, False,
+            )  # fmt: skip
+            if is_given(outputs.out_attr):
+                lift(outputs.out_attr, at_row * edge_dim, num_heads * edge_dim, rows, edge_dim, room.attr_sums)
+            if is_given(terms.from_features):
+                multiply_abreast(
+                    room.sums, 0, HEADS * value_dim, room.attr_sums, 0, HEADS * edge_dim, HEADS,
+                    room.from_features, 0, HEADS, HEADS * value_dim, edge_dim, rows, value_dim, True,
+                )  # fmt: skip
+            for r in range(rows):
+                total = load(room.totals, HEADS * r)
+                inverse = one / total if is_bare else one
+                for c in range(r * HEADS * value_dim, (r + 1) * HEADS * value_dim, HEADS):
+                    store(room.sums, c, where_equal(total, zero, zero, inverse * load(room.sums, c)))
+            lift(outputs.out, at_row * value_dim, num_heads * value_dim, rows, value_dim, room.sums)
+
+
+@part
+def mean_slopes(room, at_row, sizes, upstream):
+    """delta of eight heads."""
+    dots_of_heads(room.spare, upstream.grad_out, upstream.out, at_row * sizes.value_dim, sizes.value_dim)
+    delta = load(room.spare, 0) - load(upstream.grad_lse, at_row)
+    if is_given(upstream.out_attr):
+        dots_of_heads(room.spare, upstream.grad_out_attr, upstream.out_attr, at_row * sizes.edge_dim, sizes.edge_dim)
+        delta = delta + load(room.spare, 0)
+    return delta
+
+
+@part
+def differentiate_row_abreast(at, count, edge, at_row, head, room, sizes, terms, rules, upstream, grads):
+    """Scores of a row become dx, slopes w; and what its edges gain from it, but for their features."""
+    scores, slopes, log2_e = room.scores, room.slopes, like(room.scores, LOG2_E)
+    delta, minus_inf = mean_slopes(room, at_row, sizes, upstream), spread(like(scores, -np.inf))
+    lse, factor, wide_scale, zero = load(upstream.lse, at_row), spread(log2_e), spread(rules.scale), minus_inf
+    zero = spread(like(scores, 0))
+    shift = where_equal(lse, minus_inf, minus_inf, zero - factor * lse)
+    if rules.keep_scale != 1:
+        draw_keeps_abreast(room, edge, count, head, terms.edge_id, rules)
+    if is_given(upstream.grad_weights.array):
+        for t in range(count):
+            logit = finish_logit(load(scores, at + HEADS * t), edge + t, head, terms, rules)
+            slope = read_heads(upstream.grad_weights, edge + t, head)
+            delta = fma(exp2(fma(factor, logit, shift)), slope, delta)
+    for t in range(count):
+        place = at + HEADS * t
+        product, slope = load(scores, place), load(slopes, place)
+        alpha = exp2(fma(factor, finish_logit(product, edge + t, head, terms, rules), shift))
+        kept = alpha * load(room.keeps, HEADS * t) if rules.keep_scale != 1 else alpha
+        weight = kept
+        if is_given(terms.gate.array):
+            weight = weight * read_heads(terms.gate, edge + t, head)
+            write_heads(grads.gate, edge + t, head, kept * slope)
+        upper = weight * slope - alpha * delta
+        if is_given(upstream.grad_weights.array):
+            upper = fma(alpha, read_heads(upstream.grad_weights, edge + t, head), upper)
+        write_heads(grads.bias, edge + t, head, upper)
+        dx = wide_scale * upper
+        if rules.clip != np.inf:
+            dx = zero_beyond(dx, wide_scale * product, spread(rules.clip))
+        store(scores, place, dx)
+        store(slopes, place, weight)
+
+
+@part_of_rows
+def differentiate_abreast(begin, end, graph, sizes, terms, rules, query, nodes, grad_nodes, upstream, grads, room):
+    """As `kernels.differentiate_tile`, where `is_shared`."""
+    num_heads, head_dim, value_dim, edge_dim = sizes.num_heads, sizes.head_dim, sizes.value_dim, sizes.edge_dim
+    first_edge, num_rows = graph.target_ptr[begin], end - begin
+    count, low = graph.target_ptr[begin + 1] - first_edge, graph.src[first_edge]
+    scores, slopes = room.scores, room.slopes
+    for head in range(0, num_heads, HEADS):
+        lay(room.queries, query, begin * sizes.query_stride + head * head_dim, sizes.query_stride, num_rows, head_dim)
+        at = (begin * num_heads + head) * value_dim
+        lay(room.slope_rows, upstream.grad_out, at, num_heads * value_dim, num_rows, value_dim)
+        at = low * nodes.key_stride + nodes.key_at + head * head_dim
+        lay(room.keys, nodes.keys, at, nodes.key_stride, count, head_dim)
+        at = low * nodes.value_stride + nodes.value_at + head * value_dim
+        lay(room.values, nodes.values, at, nodes.value_stride, count, value_dim)
+        if is_given(terms.to_features):
+            lay_matrices(room.to_features, terms.to_features, head, value_dim, edge_dim)
+        if is_given(terms.from_features):
+            lay_matrices(room.from_features, terms.from_features, head, edge_dim, head_dim)
+        for place in range(0, num_rows, ROWS):
+            rows, first = min(ROWS, num_rows - place), place * HEADS * count
+            at_row, at_slope = (begin + place) * num_heads + head, place * value_dim * HEADS
+            multiply_abreast(
+                scores, first, HEADS * count, room.queries, place * head_dim * HEADS, HEADS * head_dim, HEADS,
+                room.keys, 0, HEADS * head_dim, HEADS, head_dim, rows, count, False,
+            )  # fmt: skip
+            multiply_abreast(
+                slopes, first, HEADS * count, room.slope_rows, at_slope, HEADS * value_dim, HEADS,
+                room.values, 0, HEADS * value_dim, HEADS, value_dim, rows, count, False,
+            )  # fmt: skip
+            if edge_dim > 0:
+                lay(room.query_attr, terms.query_attr, at_row * edge_dim, num_heads * edge_dim, rows, edge_dim)
+            if is_given(terms.to_features):
+                multiply_abreast(
+                    room.slope_attr, 0, HEADS * edge_dim, room.slope_rows, at_slope, HEADS * value_dim, HEADS,
+                    room.to_features, 0, HEADS, HEADS * edge_dim, value_dim, rows, edge_dim, False,
+                )  # fmt: skip
+            elif edge_dim > 0:
+                lay(room.slope_attr, upstream.grad_out_attr, at_row * edge_dim, num_heads * edge_dim, rows, edge_dim)
+            for r in range(rows):
+                edge, at, at_attr = first_edge + (place + r) * count, first + r * HEADS * count, r * HEADS * edge_dim
+                if edge_dim > 0:
+                    at_edge = edge * edge_dim
+                    add_feature_products(
+                        scores, at, count, room.query_attr, at_attr, terms.edge_attr, at_edge, edge_dim
+                    )
+                    add_feature_products(
+                        slopes, at, count, room.slope_attr, at_attr, terms.edge_attr, at_edge, edge_dim
+                    )
+                differentiate_row_abreast(
+                    at, count, edge, at_row + r * num_heads, head, room, sizes, terms, rules, upstream, grads
+                )
+                if is_given(grads.query_attr):
+                    sum_features_abreast(
+                        room.attr_sums, at_attr, count, scores, at, terms.edge_attr, edge * edge_dim, edge_dim
+                    )
+                if is_given(grads.edge_attr):
+                    grow_features_abreast(
+                        grads.edge_attr, edge * edge_dim, count, scores, slopes, at, room.query_attr, room.slope_attr,
+                        at_attr, edge_dim, head > 0, room.spare,
+                    )  # fmt: skip
+            if is_given(grads.query_attr):
+                lift(grads.query_attr, at_row * edge_dim, num_heads * edge_dim, rows, edge_dim, room.attr_sums)
+            if is_given(grads.query):
+                multiply_abreast(
+                    room.sums, 0, HEADS * head_dim, scores, first, HEADS * count, HEADS,
+                    room.keys, 0, HEADS, HEADS * head_dim, count, rows, head_dim, False,
+                )  # fmt: skip
+                if is_given(terms.from_features):
+                    multiply_abreast(
+                        room.sums, 0, HEADS * head_dim, room.attr_sums, 0, HEADS * edge_dim, HEADS,
+                        room.from_features, 0, HEADS, HEADS * head_dim, edge_dim, rows, head_dim, True,
+                    )  # fmt: skip
+                lift(grads.query, at_row * head_dim, num_heads * head_dim, rows, head_dim, room.sums)
+        if is_given(grads.key):
+            multiply_abreast(
+                room.sums, 0, HEADS * head_dim, scores, 0, HEADS, HEADS * count,
+                room.queries, 0, HEADS, HEADS * head_dim, num_rows, count, head_dim, False,
+            )  # fmt: skip
+            at = low * grad_nodes.key_stride + grad_nodes.key_at + head * head_dim
+            add_lifted(grad_nodes.keys, at, grad_nodes.key_stride, count, head_dim, room.sums, room.spare)
+        if is_given(grads.value):
+            multiply_abreast(
+                room.sums, 0, HEADS * value_dim, slopes, 0, HEADS, HEADS * count,
+                room.slope_rows, 0, HEADS, HEADS * value_dim, num_rows, count, value_dim, False,
+            )  # fmt: skip
+            at = low * grad_nodes.value_stride + grad_nodes.value_at + head * value_dim
+            add_lifted(grad_nodes.values, at, grad_nodes.value_stride, count, value_dim, room.sums, room.spare)
