@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphattn.ops._impl.numba.pieces import LOG2_E, LOG_2, add_row, hash_edges, mix, part, part_of_rows
+from graphattn.ops._impl.numba.pieces import LOG2_E, LOG_2, add_row, ask_early, hash_edges, mix, part, part_of_rows
 from graphattn.ops._impl.numba.vectors import (
     abreast_1x1,
     abreast_1x2,
@@ -28,6 +28,7 @@ from graphattn.ops._impl.numba.vectors import (
     load_apart,
     log2,
     pointer,
+    shifted,
     spread,
     store,
     store_apart,
@@ -119,6 +120,13 @@ def is_shared(begin, end, graph):
         if ptr[row + 1] - ptr[row] != count or src[ptr[row]] != src[first]:
             return False
     return True
+
+
+@part
+def ask_for_rows(table, stride, row, head, num_rows, width):
+    """Asks for what eight heads have of some rows of a table."""
+    for r in range(row, row + num_rows):
+        ask_early(table, r * stride, head * width, HEADS * width)
 
 
 @part_of_rows
@@ -357,6 +365,8 @@ def attend_abreast(begin, end, graph, sizes, terms, rules, query, nodes, outputs
     scores, zero, one = room.scores, spread(like(room.scores, 0)), spread(like(room.scores, 1))
     factor = (rules.scale if has_scale else like(scores, 1)) * like(scores, LOG2_E)
     for head in range(0, num_heads, HEADS):
+        is_last = head + HEADS == num_heads
+        row_ahead, node_ahead, head_ahead = (end, low + count, 0) if is_last else (begin, low, head + HEADS)
         lay(room.queries, query, begin * sizes.query_stride + head * head_dim, sizes.query_stride, num_rows, head_dim)
         at = low * nodes.key_stride + nodes.key_at + head * head_dim
         lay(room.keys, nodes.keys, at, nodes.key_stride, count, head_dim)
@@ -369,6 +379,10 @@ def attend_abreast(begin, end, graph, sizes, terms, rules, query, nodes, outputs
         for place in range(0, num_rows, ROWS):
             rows = min(ROWS, num_rows - place)
             at_row, at_query = (begin + place) * num_heads + head, place * head_dim * HEADS
+            ask_for_rows(query, sizes.query_stride, row_ahead + place, head_ahead, rows, head_dim)
+            ask_for_rows(outputs.out, num_heads * value_dim, row_ahead + place, head_ahead, rows, value_dim)
+            ask_for_rows(nodes.keys, nodes.key_stride, node_ahead + place, head_ahead, rows, head_dim)
+            ask_for_rows(nodes.values, nodes.value_stride, node_ahead + place, head_ahead, rows, value_dim)
             multiply_abreast(
                 scores, 0, HEADS * count, room.queries, at_query, HEADS * head_dim, HEADS,
                 room.keys, 0, HEADS * head_dim, HEADS, head_dim, rows, count, False,
@@ -486,6 +500,8 @@ def differentiate_abreast(begin, end, graph, sizes, terms, rules, query, nodes, 
     count, low = graph.target_ptr[begin + 1] - first_edge, graph.src[first_edge]
     scores, slopes = room.scores, room.slopes
     for head in range(0, num_heads, HEADS):
+        is_last = head + HEADS == num_heads
+        row_ahead, node_ahead, head_ahead = (end, low + count, 0) if is_last else (begin, low, head + HEADS)
         lay(room.queries, query, begin * sizes.query_stride + head * head_dim, sizes.query_stride, num_rows, head_dim)
         at = (begin * num_heads + head) * value_dim
         lay(room.slope_rows, upstream.grad_out, at, num_heads * value_dim, num_rows, value_dim)
@@ -500,6 +516,19 @@ def differentiate_abreast(begin, end, graph, sizes, terms, rules, query, nodes, 
         for place in range(0, num_rows, ROWS):
             rows, first = min(ROWS, num_rows - place), place * HEADS * count
             at_row, at_slope = (begin + place) * num_heads + head, place * value_dim * HEADS
+            ask_for_rows(query, sizes.query_stride, row_ahead + place, head_ahead, rows, head_dim)
+            ask_for_rows(upstream.grad_out, num_heads * value_dim, row_ahead + place, head_ahead, rows, value_dim)
+            ask_for_rows(upstream.out, num_heads * value_dim, row_ahead + place, head_ahead, rows, value_dim)
+            ask_for_rows(nodes.keys, nodes.key_stride, node_ahead + place, head_ahead, rows, head_dim)
+            ask_for_rows(nodes.values, nodes.value_stride, node_ahead + place, head_ahead, rows, value_dim)
+            if is_given(grads.query):
+                ask_for_rows(grads.query, num_heads * head_dim, row_ahead + place, head_ahead, rows, head_dim)
+            if is_given(grads.key):
+                at = grad_nodes.key_at + (node_ahead + place) * grad_nodes.key_stride
+                ask_for_rows(shifted(grad_nodes.keys, at), grad_nodes.key_stride, 0, head_ahead, rows, head_dim)
+            if is_given(grads.value):
+                at = grad_nodes.value_at + (node_ahead + place) * grad_nodes.value_stride
+                ask_for_rows(shifted(grad_nodes.values, at), grad_nodes.value_stride, 0, head_ahead, rows, value_dim)
             multiply_abreast(
                 scores, first, HEADS * count, room.queries, place * head_dim * HEADS, HEADS * head_dim, HEADS,
                 room.keys, 0, HEADS * head_dim, HEADS, head_dim, rows, count, False,
