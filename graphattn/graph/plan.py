@@ -17,6 +17,7 @@ from graphattn.graph.windows import Windows, make_windows
 MAX_PADDING_WASTE = 0.15
 # Below, a range is too short, and above too wide, for kernels to gain by it.
 MIN_RANGE, MAX_RANGE = 7, 2048
+MAX_SHARED = 64  # sources of targets side by side that all read the same, for kernels to serve eight heads at once
 # Sequences that a kernel of variable length takes in one call: blocks are one axis of its grid on a GPU.
 MAX_SEQUENCES = 2**16 - 1
 
@@ -85,6 +86,8 @@ class Plan(NamedTuple):
     degree: int | None = None  # edges of every target, those in blocks counted; None where it is 0 or they differ
     groups: Groups | None = None  # None where the graph has no block
     num_ranged: int = 0  # edges of targets whose sources are a range without gaps, those in blocks counted
+    num_sharing: int = 0  # of these targets, those that read the same sources, few enough, as one beside them,
+    num_shared: int = 0  # and their edges
     # None where the graph has no block, or some block is neither full nor a causal square
     sequences: Sequences | None = None
     windows: Windows | None = None  # of the explicit edges, on CUDA where kernels gain by them
@@ -127,8 +130,9 @@ class Plan(NamedTuple):
         return compact.with_ranges().with_windows()
 
     def with_ranges(self) -> Plan:
-        """Returns the plan with its `num_ranged`, which takes O(nodes) to count."""
-        return self._replace(num_ranged=_num_ranged(self))
+        """Returns the plan with its `num_ranged` and what of them is shared, which takes O(nodes) to count."""
+        num_ranged, num_sharing, num_shared = _count_ranges(self)
+        return self._replace(num_ranged=num_ranged, num_sharing=num_sharing, num_shared=num_shared)
 
     def with_windows(self) -> Plan:
         """Returns the plan with windows of its explicit edges on CUDA, and without any elsewhere."""
@@ -200,13 +204,14 @@ def constant_degree(degree: Tensor, num_edges: int) -> int | None:
     return each if each and not left and bool((degree == each).all()) else None
 
 
-def _num_ranged(plan: Plan) -> int:
-    """Counts the edges of targets that see MIN_RANGE to MAX_RANGE sources, as many as lie between first and last.
+def _count_ranges(plan: Plan) -> tuple[int, int, int]:
+    """Counts the edges of targets that see MIN_RANGE to MAX_RANGE sources, as many as lie between first and last; of
+    those the targets that see the same MAX_SHARED at most as the target before or after, and their edges.
 
     Where heads see different edges, there are none: kernels do not look for ranges there.
     """
     if plan.head_mask is not None:
-        return 0
+        return 0, 0, 0
     degree = torch.diff(plan.target_ptr)
     low = high = degree  # of no meaning without an edge, as at targets without one
     if plan.src.numel():
@@ -222,7 +227,12 @@ def _num_ranged(plan: Plan) -> int:
         high = high.scatter_reduce(0, dst[reads], largest[last_read], "amax")
         degree = degree.index_add(0, dst, prefix)
     is_range = (high - low + 1 == degree) & (degree >= MIN_RANGE) & (degree <= MAX_RANGE)
-    return int((degree * is_range).sum())
+    is_small = is_range & (degree <= MAX_SHARED)
+    is_same = (low[1:] == low[:-1]) & (degree[1:] == degree[:-1]) & is_small[1:]
+    is_shared = torch.zeros_like(is_small)
+    is_shared[1:] |= is_same
+    is_shared[:-1] |= is_same
+    return int((degree * is_range).sum()), int(is_shared.sum()), int((degree * is_shared).sum())
 
 
 def _buckets(blocks: Blocks, first: Tensor | None) -> tuple[Bucket, ...]:

@@ -8,6 +8,9 @@
     work            a million multiply-adds: weights times (head_dim + value_dim)
     ranged_weight   the same two for edges that `Plan.num_ranged` counts, which fused serves several rows at once
     ranged_work
+    shared_row      the three for targets that `Plan.num_sharing` counts, where fused serves eight heads at once
+    shared_weight
+    shared_work
 
 `graphattn info --calibrate` measures them and writes the file that is read here, once a process, at the first choice.
 The file also says what was proved on that device and how fast it copies; one that lacks this is read all the same.
@@ -23,26 +26,29 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-FORMAT = "graphattn.costs.1"
+FORMAT = "graphattn.costs.2"
 _OF_EDGES = ("fixed", "row", "weight", "work")
 NAMES = {
     "dense": _OF_EDGES,
     "scatter": _OF_EDGES,
     "gather": _OF_EDGES,
     "blocks": ("group", "block", *_OF_EDGES),
-    "fused": (*_OF_EDGES, "ranged_weight", "ranged_work"),
+    "fused": (*_OF_EDGES, "ranged_weight", "ranged_work", "shared_row", "shared_weight", "shared_work"),
     "sdpa": _OF_EDGES,
 }
 
 # By class of device. cpu: float32, 2 cores of an x86-64 server with AVX2.
 SHIPPED: dict[str, dict[str, dict[str, float]]] = {
     "cpu": {
-        "dense": {"fixed": 590, "row": 370, "weight": 14500, "work": 92},
-        "scatter": {"fixed": 370, "row": 0, "weight": 15600, "work": 4070},
-        "gather": {"fixed": 360, "row": 38, "weight": 1100, "work": 1640},
-        "blocks": {"group": 3, "block": 550, "fixed": 400, "row": 47, "weight": 38, "work": 50},
-        "fused": {"fixed": 370, "row": 119, "weight": 1750, "work": 168, "ranged_weight": 0, "ranged_work": 50},
-        "sdpa": {"fixed": 170, "row": 37, "weight": 1010, "work": 41},
+        "dense": {"fixed": 584, "row": 219, "weight": 15500, "work": 61},
+        "scatter": {"fixed": 333, "row": 0, "weight": 18400, "work": 3930},
+        "gather": {"fixed": 348, "row": 26, "weight": 22000, "work": 1070},
+        "blocks": {"group": 7, "block": 343, "fixed": 405, "row": 17, "weight": 550, "work": 43},
+        "fused": {
+            **{"fixed": 422, "row": 96, "weight": 914, "work": 111, "ranged_weight": 252, "ranged_work": 49},
+            **{"shared_row": 30, "shared_weight": 0, "shared_work": 71},
+        },
+        "sdpa": {"fixed": 184, "row": 20, "weight": 2900, "work": 13},
     },
 }
 

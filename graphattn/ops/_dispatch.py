@@ -39,6 +39,7 @@ _MOST_PAIRS = {"dense": 2**26, "sdpa": 2**19}
 
 
 TILE = 128  # nodes on a side of flex's
+ABREAST, MAX_ABREAST_DIM = 8, 64  # heads that fused serves at once where targets share sources, and how wide they are
 
 
 class Sizes(NamedTuple):
@@ -177,7 +178,7 @@ def growth(impl: str, graph: AttentionGraph, sizes: Sizes) -> dict[str, float]:
         return _of_edges(impl, graph.num_dst_nodes, graph.num_dst_nodes * graph.num_src_nodes, 0, sizes)
     plan = graph.plan()
     if impl != "blocks":
-        return _of_edges(impl, graph.num_dst_nodes, graph.num_edges, plan.num_ranged, sizes)
+        return _of_edges(impl, graph.num_dst_nodes, graph.num_edges, plan.num_ranged, sizes, plan)
     if graph.blocks is None or plan.groups is None:  # without an edge, blocks serve it all the same
         return {"group": 0.0, "block": 0.0, **_of_edges(impl, 0, 0, 0, sizes)}
     per_block = {"group": plan.groups.table.shape[0], "block": graph.blocks.num_blocks * sizes.num_heads / 1e3}
@@ -185,14 +186,23 @@ def growth(impl: str, graph: AttentionGraph, sizes: Sizes) -> dict[str, float]:
     return {**per_block, **_of_edges(impl, plan.groups.dst.numel(), num_inside, 0, sizes)}
 
 
-def _of_edges(impl: str, num_rows: int, num_edges: int, num_ranged: int, sizes: Sizes) -> dict[str, float]:
-    dims = sizes.head_dim + sizes.value_dim
-    weights, ranged = num_edges * sizes.num_heads / 1e6, num_ranged * sizes.num_heads / 1e6
-    units = {"fixed": 1.0, "row": num_rows * sizes.num_heads / 1e3}
+def _of_edges(
+    impl: str, num_rows: int, num_edges: int, num_ranged: int, sizes: Sizes, plan: Plan | None = None
+) -> dict[str, float]:
+    def amounts(prefix: str, edges: int) -> dict[str, float]:
+        weights = edges * sizes.num_heads / 1e6
+        return {f"{prefix}weight": weights, f"{prefix}work": weights * (sizes.head_dim + sizes.value_dim)}
+
+    def rows(count: int) -> float:
+        return count * sizes.num_heads / 1e3
+
     if impl != "fused":
-        return units | {"weight": weights, "work": weights * dims}
-    loose = weights - ranged
-    return units | {"weight": loose, "work": loose * dims, "ranged_weight": ranged, "ranged_work": ranged * dims}
+        return {"fixed": 1.0, "row": rows(num_rows), **amounts("", num_edges)}
+    fits = sizes.num_heads % ABREAST == 0 and max(sizes.head_dim, sizes.value_dim) <= MAX_ABREAST_DIM
+    num_sharing, num_shared = (plan.num_sharing, plan.num_shared) if plan is not None and fits else (0, 0)
+    alone = {"fixed": 1.0, "row": rows(num_rows - num_sharing), **amounts("", num_edges - num_ranged)}
+    shared = {"shared_row": rows(num_sharing), **amounts("shared_", num_shared)}
+    return alone | amounts("ranged_", num_ranged - num_shared) | shared
 
 
 def _total(constants: dict[str, float], units: dict[str, float]) -> float:

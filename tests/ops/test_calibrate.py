@@ -88,7 +88,7 @@ def test_explain_names_the_file_and_its_date_or_says_that_constants_shipped(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"format": "graphattn.costs.0"}, "its format must be 'graphattn.costs.1', got 'graphattn.costs.0'"),
+        ({"format": "graphattn.costs.0"}, "its format must be 'graphattn.costs.2', got 'graphattn.costs.0'"),
         ({"device": "cuda"}, "it was measured for 'cuda', and this call runs on 'cpu'"),
         ({"costs": {}}, "numbers of at least 0 for dense: fixed"),
         ({"costs": None}, "numbers of at least 0 for dense: fixed"),
@@ -102,7 +102,7 @@ def test_explain_names_the_file_and_its_date_or_says_that_constants_shipped(
             "gather:",
         ),
         ("{", "it is no JSON"),
-        ("[]", "its format must be 'graphattn.costs.1', got 'list'"),
+        ("[]", "its format must be 'graphattn.costs.2', got 'list'"),
         (b"\xff\xfe", "it cannot be read"),
         (None, "it cannot be read"),  # a folder
     ],
