@@ -198,11 +198,16 @@ def _of_edges(
 
     if impl != "fused":
         return {"fixed": 1.0, "row": rows(num_rows), **amounts("", num_edges)}
-    fits = sizes.num_heads % ABREAST == 0 and max(sizes.head_dim, sizes.value_dim) <= MAX_ABREAST_DIM
-    num_sharing, num_shared = (plan.num_sharing, plan.num_shared) if plan is not None and fits else (0, 0)
+    is_shared = plan is not None and runs_abreast(sizes)
+    num_sharing, num_shared = (plan.num_sharing, plan.num_shared) if is_shared else (0, 0)
     alone = {"fixed": 1.0, "row": rows(num_rows - num_sharing), **amounts("", num_edges - num_ranged)}
     shared = {"shared_row": rows(num_sharing), **amounts("shared_", num_shared)}
     return alone | amounts("ranged_", num_ranged - num_shared) | shared
+
+
+def runs_abreast(sizes: Sizes) -> bool:
+    """Returns whether fused serves eight heads at once on a CPU, where targets share their sources."""
+    return sizes.num_heads % ABREAST == 0 and max(sizes.head_dim, sizes.value_dim) <= MAX_ABREAST_DIM
 
 
 def _total(constants: dict[str, float], units: dict[str, float]) -> float:

@@ -4,7 +4,7 @@ import torch
 
 from graphattn.graph import AttentionGraph
 from graphattn.ops._arguments import HALF
-from graphattn.ops._dispatch import TILE, Sizes, reads_copies, takes_varlen
+from graphattn.ops._dispatch import TILE, Sizes, reads_copies, runs_abreast, takes_varlen
 from graphattn.ops._impl import varlen
 
 
@@ -27,8 +27,10 @@ def variant(impl: str, graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -
 
 def _of_fused(graph: AttentionGraph, sizes: Sizes, reads_edges: bool) -> str:
     if sizes.device.type != "cuda":
-        share = graph.plan().num_ranged / max(1, graph.num_edges)
-        return "Numba, a target at a time" + (f"; {share:.0%} of the edges in ranges, by tiles" if share else "")
+        plan, num_edges = graph.plan(), max(1, graph.num_edges)
+        shared = plan.num_shared / num_edges if runs_abreast(sizes) else 0
+        told = f"; {plan.num_ranged / num_edges:.0%} of the edges in ranges, by tiles" if plan.num_ranged else ""
+        return "Numba, a target at a time" + told + (f", {shared:.0%} eight heads at once" if shared else "")
     from graphattn.ops._impl.triton import launch, windows
 
     plan = graph.enumerate().plan()

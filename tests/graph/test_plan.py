@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from graphattn.connectivity import sliding_window
 from graphattn.graph import AttentionGraph, bicliques, node_ptr
-from graphattn.graph.plan import MAX_PADDING_WASTE, MAX_RANGE, Bucket, Groups, Plan, pointers
+from graphattn.graph.plan import MAX_PADDING_WASTE, MAX_RANGE, MAX_SHARED, Bucket, Groups, Plan, pointers
 from graphattn.graph.rules import is_causal
 from tests.strategies import batch_graphs, block_graphs, graphs, mixed_graphs, nodes, pairs_in
 
@@ -210,10 +210,20 @@ def test_edges_in_ranges_are_counted_alike_in_blocks_and_listed(graph: Attention
         plan = graph.permute(torch.arange(graph.num_src_nodes), torch.arange(graph.num_dst_nodes)).plan()
         listed = graph.enumerate().permute(torch.arange(graph.num_src_nodes), torch.arange(graph.num_dst_nodes)).plan()
         compact, kept = graph.compact_sources()
-        assert plan.keep_sources(kept).num_ranged == compact.plan().num_ranged
+        kept_plan, compact_plan = plan.keep_sources(kept), compact.plan()
+        assert kept_plan.num_ranged == compact_plan.num_ranged
+        assert kept_plan.num_shared == compact_plan.num_shared
     sources = [listed.src[listed.dst == i].tolist() for i in range(graph.num_dst_nodes)]
     expected = sum(len(js) for js in sources if len(js) > 1 and js == list(range(js[0], js[-1] + 1)))
     assert plan.num_ranged == listed.num_ranged == (0 if graph.head_mask is not None else expected)
+    ranges = [js for js in sources if len(js) > 1 and js == list(range(js[0], js[-1] + 1))]
+    shared = [
+        js
+        for before, js, after in zip([[], *sources], sources, [*sources[1:], []])
+        if js in ranges and js in (before, after) and graph.head_mask is None
+    ]
+    assert plan.num_sharing == listed.num_sharing == len(shared)
+    assert plan.num_shared == listed.num_shared == sum(map(len, shared))
 
 
 def test_ranges_are_those_that_a_kernel_gains_by() -> None:
@@ -225,6 +235,13 @@ def test_ranges_are_those_that_a_kernel_gains_by() -> None:
     assert moved.plan().num_ranged == 16 * 16
     seen = torch.ones(16 * 16, 2, dtype=torch.bool)
     assert AttentionGraph(full([16]).edge_index, 16, head_mask=seen).plan().num_ranged == 0
+
+
+def test_targets_share_sources_that_one_beside_them_reads_alike() -> None:
+    plan = full([16, 7, 6, MAX_SHARED + 1]).plan()
+    assert (plan.num_sharing, plan.num_shared) == (16 + 7, 16 * 16 + 7 * 7)
+    assert full([MAX_SHARED]).plan().num_sharing == MAX_SHARED
+    assert sliding_window(64, 4).plan().num_sharing == 0
 
 
 def test_blocks_of_one_size_share_a_bucket_without_padding() -> None:

@@ -67,10 +67,11 @@ class Room(NamedTuple):
 
 
 @part
-def runs_abreast(num_heads, num_key_heads, head_dim, value_dim, edge_type, head_mask):
-    """Whether heads may run abreast at all."""
-    is_free = not is_given(edge_type) and not is_given(head_mask)
-    return is_free and num_heads % HEADS == 0 and num_key_heads == num_heads and max(head_dim, value_dim) <= MOST_DIM
+def can_run_abreast(sizes, terms):
+    """Whether heads are as many and as wide as it takes, and nothing is asked for that only other tiles can do."""
+    has_heads = sizes.num_heads % HEADS == 0 and sizes.num_key_heads == sizes.num_heads
+    fits = has_heads and max(sizes.head_dim, sizes.value_dim) <= MOST_DIM
+    return fits and not is_given(terms.edge_type) and not is_given(terms.head_mask)
 
 
 @part
@@ -314,6 +315,20 @@ def write_heads(table, edge, head, lanes):
 
 
 @part
+def write_row(table, edge, count, head, rows, at):
+    """The numbers of a row's edges and eight heads, into a table where the edges of each head lie side by side, or as
+    `write_heads`."""
+    if table.step == 1 and count >= 8:
+        for place in range(0, count, 8):
+            t = min(place, count - 8)  # the last eight overlap those before
+            into = edge + t + head * table.head_step
+            store_transposed(table.array, into, table.head_step, rows, at + HEADS * t, HEADS)
+    else:
+        for t in range(count):
+            write_heads(table, edge + t, head, load(rows, at + HEADS * t))
+
+
+@part
 def draw_keeps_abreast(room, edge, count, head, edge_id, rules):
     """room.keeps[8 * t + h] = keep_scale for an edge and a head that dropout keeps, else zero."""
     for t in range(count):
@@ -362,6 +377,7 @@ def attend_abreast(begin, end, graph, sizes, terms, rules, query, nodes, outputs
     num_heads, head_dim, value_dim, edge_dim = sizes.num_heads, sizes.head_dim, sizes.value_dim, sizes.edge_dim
     first_edge, num_rows = graph.target_ptr[begin], end - begin
     count, low = graph.target_ptr[begin + 1] - first_edge, graph.src[first_edge]
+    changes_weights = not is_given(outputs.weights.array) or is_given(terms.gate.array) or rules.keep_scale != 1
     scores, zero, one = room.scores, spread(like(room.scores, 0)), spread(like(room.scores, 1))
     factor = (rules.scale if has_scale else like(scores, 1)) * like(scores, LOG2_E)
     for head in range(0, num_heads, HEADS):
@@ -412,9 +428,13 @@ def attend_abreast(begin, end, graph, sizes, terms, rules, query, nodes, outputs
                     inverse = one / where_equal(total, zero, one, total)
                     if rules.keep_scale != 1:
                         draw_keeps_abreast(room, edge, count, head, terms.edge_id, rules)
-                    for t in range(count):
+                    if is_given(outputs.weights.array):
+                        for t in range(at, at + HEADS * count, HEADS):
+                            store(scores, t, inverse * load(scores, t))
+                        write_row(outputs.weights, edge, count, head, scores, at)
+                        inverse = one
+                    for t in range(count if changes_weights else 0):
                         weight = inverse * load(scores, at + HEADS * t)
-                        write_heads(outputs.weights, edge + t, head, weight)
                         if is_given(terms.gate.array):
                             weight = weight * read_heads(terms.gate, edge + t, head)
                         if rules.keep_scale != 1:

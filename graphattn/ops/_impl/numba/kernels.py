@@ -19,7 +19,8 @@ Targets are served in two ways. Where those next to each other see ranges of sou
 attention inside molecules), a tile of them runs as small dense matrix products in registers; else a row runs edge by
 edge, and where heads are served one at a time their keys and values are packed side by side first. Either way a row's
 scores, then its weights, lie in scratch memory, and everything between query · key and the weighted sum is the same
-code. Absent terms leave their scratch at the neutral element and are skipped.
+code. Absent terms leave their scratch at the neutral element and are skipped. Tiles whose targets share a few sources
+(molecules) have a way of their own, eight heads abreast: `abreast`.
 
 Backward is one pass, too: it writes what targets and edges own, and adds to what sources own. So whoever calls a kernel
 decides by `tasks` which rows and heads may run beside each other: those that touch no source in common. Every number is
@@ -37,11 +38,11 @@ import numpy as np
 
 from graphattn.ops._impl.numba.abreast import (
     attend_abreast,
+    can_run_abreast,
     differentiate_abreast,
     is_shared,
     numbers_abreast,
     room_abreast,
-    runs_abreast,
 )
 from graphattn.ops._impl.numba.pieces import (
     BEFORE,
@@ -702,15 +703,6 @@ def widest_tile(num_nodes, sizes, terms):
 
 
 @part
-def has_abreast(packs, sizes, terms):
-    """Whether tiles may have their heads abreast."""
-    fits = runs_abreast(
-        sizes.num_heads, sizes.num_key_heads, sizes.head_dim, sizes.value_dim, terms.edge_type, terms.head_mask
-    )
-    return fits and not packs
-
-
-@part
 def room_of_features(feature_dim, columns_room):
     """Numbers for the features of a tile's edges; many features leave the second-level cache."""
     return feature_dim * (TILE_CELLS + 8 * TILE_ROWS) if columns_room > 0 else 0
@@ -772,14 +764,17 @@ def part_rows(pairs, stride, key, value, key_at, value_at, key_head, num_nodes, 
 
 @kernel
 def attention(
-    begin, end, tasks, packs, target_ptr, src,
+    begin, end, tasks, packs, abreast, target_ptr, src,
     num_heads, num_key_heads, head_dim, value_dim, edge_dim,
     query_attr, edge_attr, edge_type, to_features, from_features,
     bias, bias_step, bias_head_step, gate, gate_step, gate_head_step, head_mask, edge_id,
     scale, clip, keep_scale, threshold, seed,
     query, query_stride, key, key_stride, value, value_stride, num_nodes, out, out_attr, weights, lse,
 ):  # fmt: skip
-    """Writes out, out_attr and lse, and weights before gates where they are wanted: zero on arrival, else empty."""
+    """Writes out, out_attr and lse, and weights before gates where they are wanted: zero on arrival, else empty.
+
+    packs: whether the heads of a task are served one at a time; abreast: whether, in small tiles, eight at once.
+    """
     sizes = Sizes(num_heads, num_key_heads, head_dim, value_dim, edge_dim, query_stride)
     terms = Terms(
         optional(query_attr), optional(edge_attr), optional(edge_type), optional(to_features), optional(from_features),
@@ -799,8 +794,8 @@ def attention(
     feature_dim = edge_dim if is_given(terms.edge_attr) else 0
     at_features = at_row + (ROW_NUMBERS + feature_dim) * room
     at_abreast = at_features + room_of_features(feature_dim, columns_room)
-    may_run_abreast = has_abreast(packs, sizes, terms)
-    at_pairs = at_abreast + numbers_abreast(may_run_abreast, head_dim, value_dim, edge_dim)
+    runs_abreast = abreast and can_run_abreast(sizes, terms)
+    at_pairs = at_abreast + numbers_abreast(runs_abreast, head_dim, value_dim, edge_dim)
     numbers = np.empty(at_pairs + (num_nodes * (head_dim + value_dim) + TWO_LINES if packs else 0), out.dtype)
     ask_for_huge_pages(numbers)
     row, none = row_scratch(numbers, at_row, integers, hashes, room, feature_dim), pointer(numbers, 0)
@@ -810,7 +805,7 @@ def attention(
         pointer(numbers, at_lanes), pointer(numbers, at_features), none,
     )  # fmt: skip
     numbers[at_peaks:at_row] = 1
-    abreast = room_abreast(numbers, at_abreast, integers, hashes, head_dim, value_dim, edge_dim)
+    room_of_tile = room_abreast(numbers, at_abreast, integers, hashes, head_dim, value_dim, edge_dim)
     has_scale, plain = has_plain_logits(sizes, terms, rules), is_plain(sizes, terms, rules)
     is_bare = plain and not is_given(outputs.weights.array)
     pairs, query, keys, values = aligned(numbers, at_pairs), optional(query), optional(key), optional(value)
@@ -830,9 +825,9 @@ def attention(
             first_head, last_head, at = first_key_head * group, (first_key_head + sweep) * group, row_begin
             while at < row_end:
                 stop, is_tile = next_stretch(at, row_end, graph, columns_room)
-                if is_tile and may_run_abreast and last_head - first_head == num_heads and is_shared(at, stop, graph):
+                if is_tile and runs_abreast and is_shared(at, stop, graph):
                     attend_abreast(
-                        at, stop, graph, sizes, terms, rules, query, nodes, outputs, has_scale, is_bare, abreast
+                        at, stop, graph, sizes, terms, rules, query, nodes, outputs, has_scale, is_bare, room_of_tile
                     )
                 elif is_tile:
                     attend_tile(
@@ -1105,7 +1100,7 @@ def differentiate_tile(
 
 @kernel
 def attention_backward(
-    begin, end, tasks, packs, target_ptr, src,
+    begin, end, tasks, packs, abreast, target_ptr, src,
     num_heads, num_key_heads, head_dim, value_dim, edge_dim,
     query_attr, edge_attr, edge_type, to_features, from_features,
     bias, bias_step, bias_head_step, gate, gate_step, gate_head_step, head_mask, edge_id,
@@ -1150,8 +1145,8 @@ def attention_backward(
     at_features = at_row + (ROW_NUMBERS + feature_dim + grown_dim) * room
     at_grown = at_features + room_of_features(feature_dim, columns_room)
     at_abreast = at_grown + room_of_features(grown_dim, columns_room)
-    may_run_abreast = has_abreast(packs, sizes, terms) and not is_given(grads.edge_slopes.array)
-    at_pairs = at_abreast + numbers_abreast(may_run_abreast, head_dim, value_dim, edge_dim)
+    runs_abreast = abreast and can_run_abreast(sizes, terms)
+    at_pairs = at_abreast + numbers_abreast(runs_abreast, head_dim, value_dim, edge_dim)
     stride = 2 * (head_dim + value_dim)  # a node's gradients lie beside it
     numbers = np.empty(at_pairs + (num_nodes * stride + TWO_LINES if packs else 0), out.dtype)
     ask_for_huge_pages(numbers)
@@ -1161,7 +1156,7 @@ def attention_backward(
         pointer(numbers, at_key_rows), none, pointer(numbers, at_queries), pointer(numbers, at_slopes),
         pointer(numbers, at_sums), none, none, none, pointer(numbers, at_features), pointer(numbers, at_grown),
     )  # fmt: skip
-    abreast = room_abreast(numbers, at_abreast, integers, hashes, head_dim, value_dim, edge_dim)
+    room_of_tile = room_abreast(numbers, at_abreast, integers, hashes, head_dim, value_dim, edge_dim)
     pairs = aligned(numbers, at_pairs)
     grad_pairs = shifted(pairs, stride // 2)
     query, keys, values = optional(query), optional(key), optional(value)
@@ -1187,9 +1182,9 @@ def attention_backward(
             first_head, last_head, at = first_key_head * group, (first_key_head + sweep) * group, row_begin
             while at < row_end:
                 stop, is_tile = next_stretch(at, row_end, graph, columns_room)
-                if is_tile and may_run_abreast and last_head - first_head == num_heads and is_shared(at, stop, graph):
+                if is_tile and runs_abreast and is_shared(at, stop, graph):
                     differentiate_abreast(
-                        at, stop, graph, sizes, terms, rules, query, nodes, into, upstream, grads, abreast
+                        at, stop, graph, sizes, terms, rules, query, nodes, into, upstream, grads, room_of_tile
                     )
                 elif is_tile:
                     differentiate_tile(

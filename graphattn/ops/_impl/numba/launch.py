@@ -19,6 +19,7 @@ MIN_PACKED_DEGREE = 8  # below, packing costs more than it saves
 LARGE_BYTES = 2**22  # of an array for which huge pages are asked
 CHUNK_WORK = 4_000_000  # multiply-adds of the smallest chunk that is worth a thread's while
 MAX_CHUNKS = 64
+MIN_HUB_DEGREE = 64  # beyond, a row may be so much of the work that threads share its heads
 MIN_TASKS = 4  # with fewer key heads, a graph that cannot be cut is served in parts with sums of their own,
 MAX_TASKS, PART_DEGREE = 16, 64  # in more of them if sources have so many edges for each
 MAX_PART_BYTES = 2**28  # of those sums
@@ -46,12 +47,12 @@ def attention(
     terms = _terms(dtype, query_attr, edge_attr, edge_type, matrices, edge_bias, edge_gate, head_mask, edge_id, packs)
     settings = *_sizes(query, key, value, features), *terms, *_rules(dtype, scale, logit_clip, dropout_p, seed)
     num_threads = threads.available(len(src) * _work(query, key, value, edge_attr, edge_attr))
-    tasks = _forward_tasks(ptr, key.shape[1], num_threads, packs)
+    tasks, may_run_abreast = _forward_tasks(ptr, key.shape[1], num_threads, packs)
     threads.run(
         kernels.attention, threads.even_cuts(len(tasks), num_threads),
         (
-            tasks.reshape(-1), packs, ptr, sources, *settings, *_steps(query, dtype), *_steps(key, dtype),
-            *_steps(value, dtype), len(key), _array(out), _optional_array(out_attr, dtype),
+            tasks.reshape(-1), packs, may_run_abreast, ptr, sources, *settings, *_steps(query, dtype),
+            *_steps(key, dtype), *_steps(value, dtype), len(key), _array(out), _optional_array(out_attr, dtype),
             _optional_array(weights, dtype), _array(lse),
         ),
     )  # fmt: skip
@@ -79,7 +80,7 @@ def attention_backward(
     num_heads, num_edges = query.shape[1], len(src)
     ptr, sources = _array(target_ptr), _array(src)
     work = 2 * num_edges * _work(query, key, value, edge_attr, edge_attr)
-    stages, num_parts, packs = _backward_stages(ptr, sources, key, value, work, any(wanted[4:]))
+    stages, num_parts, packs, may_run_abreast = _backward_stages(ptr, sources, key, value, work, any(wanted[4:]))
     matrices = _matrices(dtype, to_features, from_features)
     terms = _terms(dtype, query_attr, edge_attr, edge_type, matrices, edge_bias, edge_gate, head_mask, edge_id, packs)
     settings = *_sizes(query, key, value, features), *terms, *_rules(dtype, scale, logit_clip, dropout_p, seed)
@@ -120,7 +121,7 @@ def attention_backward(
     num_threads = threads.available(work)
     for tasks in stages:
         cuts = threads.even_cuts(len(tasks), num_threads)
-        threads.run(kernels.attention_backward, cuts, (tasks.reshape(-1), packs, *args))
+        threads.run(kernels.attention_backward, cuts, (tasks.reshape(-1), packs, may_run_abreast, *args))
     if wants_edge_attr and not adds_features:
         threads.run(
             kernels.edge_attr_gradient, threads.row_cuts(ptr, num_threads),
@@ -195,15 +196,17 @@ def _packs(ptr, src, key, value):
 
 def _forward_tasks(ptr, num_key_heads, num_threads, packs):
     """Tasks that are shared out to threads one after another: where heads are packed, a share of the heads each; else
-    chunks of rows, cut by sizes and the graph alone, for how rows stand in tiles decides in which order they sum."""
-    num_rows = len(ptr) - 1
+    chunks of rows, cut by sizes and the graph alone, for how rows stand in tiles decides in which order they sum. So
+    does whether heads run abreast, as they may where no number of threads would share them out: as second."""
+    num_rows, longest = len(ptr) - 1, int(np.diff(ptr).max(initial=0))
     if packs:
-        return _over_heads(0, num_rows, num_key_heads, num_threads)
+        return _over_heads(0, num_rows, num_key_heads, num_threads), False
     cuts = threads.row_cuts(ptr, max(1, min(MAX_CHUNKS, num_rows // kernels.TILE_ROWS)))
-    has_hub = num_threads > 1 and num_threads * int(np.diff(ptr).max(initial=0)) > ptr[-1]
+    is_long, num_threads = longest > MIN_HUB_DEGREE, min(num_threads, MAX_CHUNKS)
+    has_hub = is_long and num_threads > 1 and num_threads * longest > ptr[-1]
     shares = threads.even_cuts(num_key_heads, num_threads) if has_hub else (0, num_key_heads)
     tasks = [(*rows, *heads, 0) for heads in pairwise(shares) for rows in pairwise(cuts)]
-    return np.array(tasks, np.int64)
+    return np.array(tasks, np.int64), not (is_long and MAX_CHUNKS * longest > ptr[-1])
 
 
 def _over_heads(begin, end, num_key_heads, num_tasks, part=0):
@@ -212,7 +215,8 @@ def _over_heads(begin, end, num_key_heads, num_tasks, part=0):
 
 
 def _backward_stages(ptr, src, key, value, work, wants_edges):
-    """Plans which thread adds to which source when: (stages of tasks, number of parts, whether heads are packed).
+    """Plans which thread adds to which source when: (stages of tasks, number of parts, whether heads are packed,
+    whether they may run abreast, for no number of threads would share them out).
 
     Tasks of one stage touch different sources or heads. Sums come out the same at any number of threads, for where rows
     are cut depends on sizes and the graph alone: either into chunks whose sources lie apart, every other one at a time;
@@ -222,11 +226,11 @@ def _backward_stages(ptr, src, key, value, work, wants_edges):
     num_rows, num_key_heads, num_threads = len(ptr) - 1, key.shape[1], threads.available(work)
     num_chunks = min(MAX_CHUNKS, int(work // CHUNK_WORK), num_rows // kernels.TILE_ROWS)
     if num_chunks <= 1:
-        return [np.array([(0, num_rows, 0, num_key_heads, 0)], np.int64)], 1, False
+        return [np.array([(0, num_rows, 0, num_key_heads, 0)], np.int64)], 1, False, True
     chunks = _separate_chunks(ptr, src, num_chunks)
     if chunks is not None:
         stages = [np.array([(b, e, 0, num_key_heads, 0) for b, e in stage], np.int64) for stage in chunks]
-        return stages, 1, False
+        return stages, 1, False, True
     packs = _packs(ptr, src, key, value)
     num_nodes, num_parts = max(1, key.shape[0]), 1
     has_few_sources = wants_edges and not packs and ptr[-1] >= MIN_EDGE_DEGREE * num_nodes
@@ -238,14 +242,15 @@ def _backward_stages(ptr, src, key, value, work, wants_edges):
     num_tasks = num_key_heads if packs else max(1, num_threads // num_parts)
     rows = pairwise(threads.row_cuts(ptr, num_parts))
     tasks = [_over_heads(*of_part, num_key_heads, num_tasks, part) for part, of_part in enumerate(rows)]
-    return [np.concatenate(tasks)], num_parts, packs
+    return [np.concatenate(tasks)], num_parts, packs, False
 
 
 def _separate_chunks(ptr, src, num_chunks):
     """Cuts rows into chunks of about as many edges, whose sources lie apart from those of the next but one.
 
     Returns:
-        One or two lists of (first row, last row): chunks of a list share no source. None if there is no such cut.
+        One or two lists of (first row, last row): chunks of a list share no source. None if there is no such cut, or
+        so much of the work is one row's that there is but one chunk.
     """
     filled = np.flatnonzero(ptr[1:] > ptr[:-1])
     low, high = src[ptr[filled]], src[ptr[filled + 1] - 1] + 1
@@ -258,7 +263,7 @@ def _separate_chunks(ptr, src, num_chunks):
         cuts = clean[np.minimum(np.searchsorted(clean, cuts), len(clean) - 1)]
     cuts = np.unique(np.concatenate([[0], cuts, [len(filled)]]))
     starts, ends = low[cuts[:-1]], high[cuts[1:] - 1]
-    if (starts[2:] < ends[:-2]).any():
+    if len(cuts) == 2 or (starts[2:] < ends[:-2]).any():
         return None
     chunks = list(pairwise(np.concatenate([[0], filled[cuts[1:-1]], [len(ptr) - 1]])))
     return [chunks] if is_clean else [chunks[::2], chunks[1::2]]
