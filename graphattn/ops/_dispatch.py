@@ -198,8 +198,7 @@ def _of_edges(
 
     if impl != "fused":
         return {"fixed": 1.0, "row": rows(num_rows), **amounts("", num_edges)}
-    is_shared = plan is not None and runs_abreast(sizes)
-    num_sharing, num_shared = (plan.num_sharing, plan.num_shared) if is_shared else (0, 0)
+    num_sharing, num_shared = (plan.num_sharing, plan.num_shared) if plan and runs_abreast(sizes) else (0, 0)
     alone = {"fixed": 1.0, "row": rows(num_rows - num_sharing), **amounts("", num_edges - num_ranged)}
     shared = {"shared_row": rows(num_sharing), **amounts("shared_", num_shared)}
     return alone | amounts("ranged_", num_ranged - num_shared) | shared
