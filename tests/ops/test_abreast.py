@@ -69,6 +69,21 @@ def test_any_width_is_served(dims):
     check_against_reference(SMALL, make_inputs(SMALL, FORMS["all"], heads=8, dims=dims), **EXACT)
 
 
+@pytest.mark.parametrize("num_types", [1, 5, 20, abreast.MOST_DIM + 1])
+@pytest.mark.parametrize("terms", [(), FORMS["all"]], ids=["plain", "all"])
+def test_types_stand_for_features_that_are_one_at_their_place(terms, num_types):
+    inputs = make_inputs(SMALL, ["query_attr", *terms], heads=8, dims=(8, 7, num_types))
+    inputs.pop("edge_attr", None)
+    types = torch.randint(num_types, (len(SMALL.src),), generator=torch.Generator().manual_seed(0))
+    expected = reference(plan=SMALL, edge_attr=torch.eye(num_types, dtype=torch.float64)[types], **inputs)
+    found = run_fused(SMALL, inputs | {"edge_type": types})
+    for output, expectation in zip(found, expected, strict=True):
+        assert_close(output, expectation, **EXACT)
+    grads = gradients(found, inputs)
+    for name, grad in gradients(expected, inputs).items():
+        assert_close(grads[name], grad, msg=lambda m, name=name: f"{name}: {m}", **EXACT)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_float32_and_rounded_once(dtype, monkeypatch):
     monkeypatch.setattr("tests.ops.test_fused_kernels.HEADS", 8)

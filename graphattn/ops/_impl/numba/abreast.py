@@ -12,7 +12,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from graphattn.ops._impl.numba.pieces import LOG2_E, LOG_2, add_row, ask_early, hash_edges, mix, part, part_of_rows
+from graphattn.ops._impl.numba.pieces import (
+    LOG2_E,
+    LOG_2,
+    add_row,
+    ask_early,
+    clear,
+    hash_edges,
+    mix,
+    part,
+    part_of_rows,
+)
 from graphattn.ops._impl.numba.vectors import (
     abreast_1x1,
     abreast_1x2,
@@ -40,7 +50,7 @@ from graphattn.ops._impl.numba.vectors import (
 
 HEADS = 8  # abreast
 MOST_ROWS = 64  # of a tile, and of its sources
-MOST_DIM = 64  # of a head: beyond, what is laid leaves the second-level cache
+MOST_DIM = 64  # of a head, and of features: beyond, what is laid leaves the second-level cache
 ROWS = 4  # whose products one register tile has
 
 
@@ -70,8 +80,8 @@ class Room(NamedTuple):
 def can_run_abreast(sizes, terms):
     """Whether heads are as many and as wide as it takes, and nothing is asked for that only other tiles can do."""
     has_heads = sizes.num_heads % HEADS == 0 and sizes.num_key_heads == sizes.num_heads
-    fits = has_heads and max(sizes.head_dim, sizes.value_dim) <= MOST_DIM
-    return fits and not is_given(terms.edge_type) and not is_given(terms.head_mask)
+    fits = has_heads and max(sizes.head_dim, sizes.value_dim, sizes.edge_dim) <= MOST_DIM
+    return fits and not is_given(terms.head_mask)
 
 
 @part
@@ -198,13 +208,19 @@ def multiply_abreast(
 
 
 @part
-def add_feature_products(into, at, count, vectors, at_vectors, edge_attr, at_attr, edge_dim):
-    """into[at + 8 * t :][:8] += Σ_c vectors[at_vectors + 8 * c :][:8] · edge_attr[at_attr + t * edge_dim + c]"""
-    fours = count - count % 4
+def add_feature_products(into, at, count, vectors, at_vectors, edge, edge_dim, terms):
+    """into[at + 8 * t :][:8] += Σ_c vectors[at_vectors + 8 * c :][:8] · feature c of edge + t"""
+    if is_given(terms.edge_type):
+        for t in range(count):
+            place = at + HEADS * t
+            found = load(vectors, at_vectors + HEADS * terms.edge_type[edge + t])
+            store(into, place, load(into, place) + found)
+        return
+    edge_attr, at_attr, fours = terms.edge_attr, edge * edge_dim, count - count % 4
     for t in range(0, fours, 4):
         place = at + HEADS * t
-        a, b, c, d = at_attr + t * edge_dim, at_attr + (t + 1) * edge_dim, at_attr + (t + 2) * edge_dim, 0
-        d = at_attr + (t + 3) * edge_dim
+        a, b = at_attr + t * edge_dim, at_attr + (t + 1) * edge_dim
+        c, d = at_attr + (t + 2) * edge_dim, at_attr + (t + 3) * edge_dim
         s0, s1 = load(into, place), load(into, place + HEADS)
         s2, s3 = load(into, place + 2 * HEADS), load(into, place + 3 * HEADS)
         for k in range(edge_dim):
@@ -225,9 +241,15 @@ def add_feature_products(into, at, count, vectors, at_vectors, edge_attr, at_att
 
 
 @part
-def sum_features_abreast(into, at, count, weights, at_weights, edge_attr, at_attr, edge_dim):
-    """into[at + 8 * c :][:8] = Σ_t weights[at_weights + 8 * t :][:8] · edge_attr[at_attr + t * edge_dim + c]"""
-    zero = spread(like(into, 0))
+def sum_features_abreast(into, at, count, weights, at_weights, edge, edge_dim, terms):
+    """into[at + 8 * c :][:8] = Σ_t weights[at_weights + 8 * t :][:8] · feature c of edge + t"""
+    if is_given(terms.edge_type):
+        clear(into, at, HEADS * edge_dim)
+        for t in range(count):
+            place = at + HEADS * terms.edge_type[edge + t]
+            store(into, place, load(into, place) + load(weights, at_weights + HEADS * t))
+        return
+    zero, edge_attr, at_attr = spread(like(into, 0)), terms.edge_attr, edge * edge_dim
     for c in range(0, edge_dim, 8):
         s0, s1, s2, s3, s4, s5, s6, s7 = zero, zero, zero, zero, zero, zero, zero, zero
         for t in range(count):
@@ -415,8 +437,7 @@ def attend_abreast(begin, end, graph, sizes, terms, rules, query, nodes, outputs
                 edge, at = first_edge + (place + r) * count, r * HEADS * count
                 if edge_dim > 0:
                     add_feature_products(
-                        scores, at, count, room.query_attr, r * HEADS * edge_dim, terms.edge_attr, edge * edge_dim,
-                        edge_dim,
+                        scores, at, count, room.query_attr, r * HEADS * edge_dim, edge, edge_dim, terms
                     )  # fmt: skip
                 if not has_scale:
                     for t in range(count):
@@ -442,9 +463,7 @@ def attend_abreast(begin, end, graph, sizes, terms, rules, query, nodes, outputs
                         store(scores, at + HEADS * t, weight)
                 if edge_dim > 0:
                     at_sums = r * HEADS * edge_dim
-                    sum_features_abreast(
-                        room.attr_sums, at_sums, count, scores, at, terms.edge_attr, edge * edge_dim, edge_dim
-                    )
+                    sum_features_abreast(room.attr_sums, at_sums, count, scores, at, edge, edge_dim, terms)
                     for c in range(at_sums, at_sums + HEADS * edge_dim, HEADS):  # zero times NaN, where nothing is seen
                         store(room.attr_sums, c, where_equal(total, zero, zero, load(room.attr_sums, c)))
             multiply_abreast(
@@ -569,20 +588,13 @@ def differentiate_abreast(begin, end, graph, sizes, terms, rules, query, nodes, 
             for r in range(rows):
                 edge, at, at_attr = first_edge + (place + r) * count, first + r * HEADS * count, r * HEADS * edge_dim
                 if edge_dim > 0:
-                    at_edge = edge * edge_dim
-                    add_feature_products(
-                        scores, at, count, room.query_attr, at_attr, terms.edge_attr, at_edge, edge_dim
-                    )
-                    add_feature_products(
-                        slopes, at, count, room.slope_attr, at_attr, terms.edge_attr, at_edge, edge_dim
-                    )
+                    add_feature_products(scores, at, count, room.query_attr, at_attr, edge, edge_dim, terms)
+                    add_feature_products(slopes, at, count, room.slope_attr, at_attr, edge, edge_dim, terms)
                 differentiate_row_abreast(
                     at, count, edge, at_row + r * num_heads, head, room, sizes, terms, rules, upstream, grads
                 )
                 if is_given(grads.query_attr):
-                    sum_features_abreast(
-                        room.attr_sums, at_attr, count, scores, at, terms.edge_attr, edge * edge_dim, edge_dim
-                    )
+                    sum_features_abreast(room.attr_sums, at_attr, count, scores, at, edge, edge_dim, terms)
                 if is_given(grads.edge_attr):
                     grow_features_abreast(
                         grads.edge_attr, edge * edge_dim, count, scores, slopes, at, room.query_attr, room.slope_attr,
