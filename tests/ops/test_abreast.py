@@ -21,11 +21,13 @@ from tests.ops.test_fused_kernels import (
     gradients,
     make_inputs,
     make_plan,
+    mixed_plan,
     molecule_plan,
     range_plan,
     reference,
     run_fused,
     strided,
+    window_plan,
 )
 
 FORMS = {name: terms for name, terms in TERMS.items() if "head_mask" not in terms}
@@ -37,6 +39,8 @@ MOLECULES = molecule_plan([5, 12, 1, 3, 4, 18, 8, 15])  # the smallest are no ti
 SMALL = molecule_plan([7, 9, 6, 14])
 # more targets than one tile has, all of the same sources; and targets apart that see sources apart
 SHARED = range_plan([(3, 11)] * 70 + [(14, 19)] * 9, 20)
+WINDOW = window_plan(num_nodes=77, radius=6)  # in slices of 32 rows and of what is left
+PLANS = {"molecules": MOLECULES, "shared": SHARED, "window": WINDOW, "mixed": mixed_plan()}
 
 
 @pytest.mark.parametrize("size", [abreast.MOST_ROWS - 1, abreast.MOST_ROWS, abreast.MOST_ROWS + 1])
@@ -54,7 +58,7 @@ def test_the_largest_tiles_and_those_above_equal_scatter(terms, size):
 
 @pytest.mark.parametrize("heads", [8, 16])
 @pytest.mark.parametrize("terms", FORMS.values(), ids=FORMS)
-@pytest.mark.parametrize("plan", [MOLECULES, SHARED], ids=["molecules", "shared"])
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_float64_equals_the_formulas_in_outputs_and_gradients(plan, terms, heads):
     check_against_reference(plan, make_inputs(plan, terms, heads=heads), **EXACT)
 
@@ -146,6 +150,35 @@ def test_nan_stays_with_the_targets_that_see_it(name, number, monkeypatch):
     check_nan_stays(SMALL, name, number)
 
 
+@pytest.mark.parametrize("name", ["query", "key", "value"])
+def test_nan_stays_with_the_targets_of_a_window_that_see_it(name):
+    inputs, node = make_inputs(WINDOW, TERMS["edge features"], heads=8), 20
+    with torch.no_grad():
+        inputs[name][node, 3] = torch.nan
+    sees = torch.zeros(77, 8, dtype=torch.bool)
+    sees[node if name == "query" else slice(node - 6, node + 7), 3] = True
+    out, out_attr, lse = run_fused(WINDOW, inputs)
+    assert out[sees].isnan().all() and out[~sees].isfinite().all() and out_attr[~sees].isfinite().all()
+    reached = torch.zeros(77, 8, dtype=torch.bool)
+    for target in sees[:, 3].nonzero()[:, 0].tolist():
+        reached[max(0, target - 6) : target + 7, 3] = True
+    for leaf, grad in gradients((out, out_attr, lse), inputs).items():
+        if leaf != "edge_attr":
+            assert grad[~(sees if leaf.startswith("query") else reached)].isfinite().all(), leaf
+
+
+def test_a_nan_that_arrives_stays_with_its_target():
+    inputs = make_inputs(WINDOW, TERMS["edge features"], heads=8)
+    out, _, _ = run_fused(WINDOW, inputs)
+    arriving = torch.ones_like(out)
+    arriving[20, 3] = torch.nan
+    grads = dict(zip(inputs, torch.autograd.grad(out, list(inputs.values()), arriving), strict=True))
+    for leaf, (first, stop) in {"query": (20, 21), "key": (14, 27), "value": (14, 27)}.items():
+        reached = torch.zeros(77, 8, dtype=torch.bool)
+        reached[first:stop, 3] = True
+        assert grads[leaf][reached].isnan().all() and grads[leaf][~reached].isfinite().all(), leaf
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_targets_without_a_finite_logit_get_zero_and_give_zero_gradients(dtype):
     inputs = make_inputs(SMALL, FORMS["all"], dtype, heads=8)
@@ -187,7 +220,10 @@ def hub_over_molecules():
     return range_plan(bounds, 20_000)
 
 
-@pytest.mark.parametrize("plan", [molecule_plan([40] * 40), hub_over_molecules()], ids=["molecules", "hub"])
+LARGE = {"molecules": molecule_plan([40] * 40), "hub": hub_over_molecules(), "window": window_plan(1500, 24)}
+
+
+@pytest.mark.parametrize("plan", LARGE.values(), ids=LARGE)
 @pytest.mark.parametrize("terms", [(), FORMS["all"]], ids=["plain", "all"])
 def test_bits_are_the_same_at_any_thread_count(plan, terms):
     inputs, before = make_inputs(plan, terms, torch.float32, heads=8, dims=(32, 16, 8)), torch.get_num_threads()
@@ -203,15 +239,16 @@ def test_bits_are_the_same_at_any_thread_count(plan, terms):
 
 
 @pytest.mark.parametrize("terms", [(), FORMS["all"]], ids=["plain", "all"])
-def test_other_tiles_give_the_same_but_for_rounding(terms, monkeypatch):
-    plan = molecule_plan([40] * 40)
-    inputs = make_inputs(plan, terms, heads=8, dims=(32, 16, 8))
-    found = all_results(plan, inputs)
+@pytest.mark.parametrize("shape", ["molecules", "window"])
+def test_other_tiles_give_the_same_but_for_rounding(shape, terms, monkeypatch):
+    inputs = make_inputs(LARGE[shape], terms, heads=8, dims=(32, 16, 8))
+    found = all_results(LARGE[shape], inputs)
     forward, backward = launch._forward_tasks, launch._backward_stages
     monkeypatch.setattr(launch, "_forward_tasks", lambda *given: (forward(*given)[0], False))
     monkeypatch.setattr(launch, "_backward_stages", lambda *given: (*backward(*given)[:3], False))
-    others = all_results(plan, inputs)
-    assert not all(torch.equal(one, other) for one, other in zip(found, others, strict=True))  # or it ran as others do
+    others = all_results(LARGE[shape], inputs)
+    is_same = all(torch.equal(one, other) for one, other in zip(found, others, strict=True))
+    assert is_same == (shape == "window" and not terms)  # or heads did not run abreast where they should
     for one, other in zip(found, others, strict=True):
         assert_close(one, other, **EXACT)
 

@@ -32,6 +32,7 @@ from graphattn.ops._impl.numba.vectors import (
     exp2,
     fma,
     is_given,
+    lane_sum,
     larger,
     like,
     load,
@@ -49,9 +50,11 @@ from graphattn.ops._impl.numba.vectors import (
 )
 
 HEADS = 8  # abreast
-MOST_ROWS = 64  # of a tile, and of its sources
+MOST_ROWS = 64  # of a tile that shares its sources, and so many sources
+SLICE_ROWS, MOST_NODES = 32, 128  # of a slice of another tile: rows, or up to three more, and sources
 MOST_DIM = 64  # of a head, and of features: beyond, what is laid leaves the second-level cache
 ROWS = 4  # whose products one register tile has
+CELLS = max(MOST_ROWS * MOST_ROWS, (SLICE_ROWS + ROWS) * MOST_NODES)  # rows times sources
 
 
 class Room(NamedTuple):
@@ -90,26 +93,26 @@ def numbers_abreast(is_wanted, head_dim, value_dim, edge_dim):
     widest = max(head_dim, value_dim)
     of_nodes = 2 * head_dim + 2 * value_dim + widest
     of_features = 3 * ROWS + head_dim + value_dim + widest
-    numbers = MOST_ROWS * (of_nodes + 2 * MOST_ROWS + 1) + of_features * edge_dim + ROWS + widest
+    numbers = MOST_NODES * (of_nodes + 1) + 2 * CELLS + of_features * edge_dim + ROWS + widest
     return HEADS * numbers if is_wanted else 0
 
 
 @part
 def room_abreast(numbers, at, integers, hashes, head_dim, value_dim, edge_dim):
     widest = max(head_dim, value_dim)
-    at_slope_rows = at + HEADS * MOST_ROWS * head_dim
-    at_keys = at_slope_rows + HEADS * MOST_ROWS * value_dim
-    at_values = at_keys + HEADS * MOST_ROWS * head_dim
-    at_sums = at_values + HEADS * MOST_ROWS * value_dim
-    at_scores = at_sums + HEADS * MOST_ROWS * widest
-    at_slopes = at_scores + HEADS * MOST_ROWS * MOST_ROWS
-    at_attr = at_slopes + HEADS * MOST_ROWS * MOST_ROWS
+    at_slope_rows = at + HEADS * MOST_NODES * head_dim
+    at_keys = at_slope_rows + HEADS * MOST_NODES * value_dim
+    at_values = at_keys + HEADS * MOST_NODES * head_dim
+    at_sums = at_values + HEADS * MOST_NODES * value_dim
+    at_scores = at_sums + HEADS * MOST_NODES * widest
+    at_slopes = at_scores + HEADS * CELLS
+    at_attr = at_slopes + HEADS * CELLS
     step = HEADS * ROWS * edge_dim
     at_matrices = at_attr + 3 * step
     at_others = at_matrices + HEADS * widest * edge_dim
     at_totals = at_others + HEADS * widest * edge_dim
     at_keeps = at_totals + HEADS * ROWS
-    at_spare = at_keeps + HEADS * MOST_ROWS
+    at_spare = at_keeps + HEADS * MOST_NODES
     return Room(
         pointer(numbers, at), pointer(numbers, at_slope_rows), pointer(numbers, at_keys), pointer(numbers, at_values),
         pointer(numbers, at_sums), pointer(numbers, at_scores), pointer(numbers, at_slopes),
@@ -138,6 +141,61 @@ def ask_for_rows(table, stride, row, head, num_rows, width):
     """Asks for what eight heads have of some rows of a table."""
     for r in range(row, row + num_rows):
         ask_early(table, r * stride, head * width, HEADS * width)
+
+
+@part
+def is_finite(table, at, stride, count, width):
+    """Whether table[at + n * stride :][:width] are finite, for so many n."""
+    check = spread(like(table, 0))
+    zero = check
+    for n in range(at, at + count * stride, stride):
+        for c in range(n, n + width, 8):
+            check = fma(load(table, c), zero, check)
+    return lane_sum(check) == 0
+
+
+@part
+def nodes_seen(begin, end, graph):
+    """From the first source that a slice of a tile sees up to the last: how many."""
+    return graph.src[graph.target_ptr[end] - 1] + 1 - graph.src[graph.target_ptr[begin]]
+
+
+@part
+def slice_end(begin, end, graph):
+    """Where a slice of a tile's rows ends that begins here: no fewer than four are left for the next. Rows that see too
+    many sources are not cut."""
+    stop = end if end - begin < SLICE_ROWS + ROWS else begin + SLICE_ROWS
+    return stop if nodes_seen(begin, stop, graph) <= MOST_NODES else end
+
+
+@part_of_rows
+def is_narrow(begin, end, graph, sizes, query, nodes):
+    """Whether a slice of a tile can be served whose rows see different sources: few, and finite, as are the rows, for
+    where a row does not see what others see, zeros are multiplied by it."""
+    low, width = graph.src[graph.target_ptr[begin]], nodes_seen(begin, end, graph)
+    if width > MOST_NODES or end - begin >= SLICE_ROWS + ROWS:
+        return False
+    numbers = sizes.num_heads * sizes.head_dim
+    if not is_finite(query, begin * sizes.query_stride, sizes.query_stride, end - begin, numbers):
+        return False
+    if not is_finite(nodes.keys, low * nodes.key_stride + nodes.key_at, nodes.key_stride, width, numbers):
+        return False
+    at, numbers = low * nodes.value_stride + nodes.value_at, sizes.num_heads * sizes.value_dim
+    return is_finite(nodes.values, at, nodes.value_stride, width, numbers)
+
+
+@part_of_rows
+def has_finite_slopes(begin, end, sizes, upstream):
+    """What else `is_narrow` asks backward: finite gradients that arrive."""
+    numbers = sizes.num_heads * sizes.value_dim
+    return is_finite(upstream.grad_out, begin * numbers, numbers, end - begin, numbers)
+
+
+@part
+def clear_beside(into, at, first, start, stop, last):
+    """Clears the columns from `first` and up to `last` of a row, but for those from `start` up to `stop`."""
+    clear(into, at + HEADS * first, HEADS * (start - first))
+    clear(into, at + HEADS * stop, HEADS * (last - stop))
 
 
 @part_of_rows
@@ -394,36 +452,40 @@ def take_softmax(scores, at, count, factor, lse, at_lse):
 
 @part_of_rows
 def attend_abreast(begin, end, graph, sizes, terms, rules, query, nodes, outputs, has_scale, is_bare, room):
-    """As `kernels.attend_tile`, where `is_shared`; has_scale and is_bare: what `kernels.has_plain_logits` says, and
-    whether weights have nothing to do but to gather values."""
+    """As `kernels.attend_tile`, where `is_shared` or `is_narrow`.
+
+    has_scale: what `kernels.has_plain_logits` says; is_bare: whether all that weights do is to gather values.
+    """
     num_heads, head_dim, value_dim, edge_dim = sizes.num_heads, sizes.head_dim, sizes.value_dim, sizes.edge_dim
-    first_edge, num_rows = graph.target_ptr[begin], end - begin
-    count, low = graph.target_ptr[begin + 1] - first_edge, graph.src[first_edge]
+    ptr, src, num_rows = graph.target_ptr, graph.src, end - begin
+    low, width = src[ptr[begin]], nodes_seen(begin, end, graph)
     changes_weights = not is_given(outputs.weights.array) or is_given(terms.gate.array) or rules.keep_scale != 1
     scores, zero, one = room.scores, spread(like(room.scores, 0)), spread(like(room.scores, 1))
     factor = (rules.scale if has_scale else like(scores, 1)) * like(scores, LOG2_E)
     for head in range(0, num_heads, HEADS):
         is_last = head + HEADS == num_heads
-        row_ahead, node_ahead, head_ahead = (end, low + count, 0) if is_last else (begin, low, head + HEADS)
+        row_ahead, node_ahead, head_ahead = (end, low + width, 0) if is_last else (begin, low, head + HEADS)
         lay(room.queries, query, begin * sizes.query_stride + head * head_dim, sizes.query_stride, num_rows, head_dim)
         at = low * nodes.key_stride + nodes.key_at + head * head_dim
-        lay(room.keys, nodes.keys, at, nodes.key_stride, count, head_dim)
+        lay(room.keys, nodes.keys, at, nodes.key_stride, width, head_dim)
         at = low * nodes.value_stride + nodes.value_at + head * value_dim
-        lay(room.values, nodes.values, at, nodes.value_stride, count, value_dim)
+        lay(room.values, nodes.values, at, nodes.value_stride, width, value_dim)
         if is_given(terms.to_features):
             lay_matrices(room.to_features, terms.to_features, head, head_dim, edge_dim)
         if is_given(terms.from_features):
             lay_matrices(room.from_features, terms.from_features, head, edge_dim, value_dim)
         for place in range(0, num_rows, ROWS):
             rows = min(ROWS, num_rows - place)
+            left = src[ptr[begin + place]] - low
+            right = src[ptr[begin + place + rows] - 1] + 1 - low
             at_row, at_query = (begin + place) * num_heads + head, place * head_dim * HEADS
             ask_for_rows(query, sizes.query_stride, row_ahead + place, head_ahead, rows, head_dim)
             ask_for_rows(outputs.out, num_heads * value_dim, row_ahead + place, head_ahead, rows, value_dim)
             ask_for_rows(nodes.keys, nodes.key_stride, node_ahead + place, head_ahead, rows, head_dim)
             ask_for_rows(nodes.values, nodes.value_stride, node_ahead + place, head_ahead, rows, value_dim)
             multiply_abreast(
-                scores, 0, HEADS * count, room.queries, at_query, HEADS * head_dim, HEADS,
-                room.keys, 0, HEADS * head_dim, HEADS, head_dim, rows, count, False,
+                scores, HEADS * left, HEADS * width, room.queries, at_query, HEADS * head_dim, HEADS,
+                room.keys, left * HEADS * head_dim, HEADS * head_dim, HEADS, head_dim, rows, right - left, False,
             )  # fmt: skip
             if is_given(terms.to_features):
                 multiply_abreast(
@@ -434,7 +496,10 @@ def attend_abreast(begin, end, graph, sizes, terms, rules, query, nodes, outputs
             elif edge_dim > 0:
                 lay(room.query_attr, terms.query_attr, at_row * edge_dim, num_heads * edge_dim, rows, edge_dim)
             for r in range(rows):
-                edge, at = first_edge + (place + r) * count, r * HEADS * count
+                edge = ptr[begin + place + r]
+                count, start = ptr[begin + place + r + 1] - edge, src[edge] - low
+                at = HEADS * (r * width + start)
+                clear_beside(scores, r * HEADS * width, left, start, start + count, right)
                 if edge_dim > 0:
                     add_feature_products(
                         scores, at, count, room.query_attr, r * HEADS * edge_dim, edge, edge_dim, terms
@@ -467,8 +532,8 @@ def attend_abreast(begin, end, graph, sizes, terms, rules, query, nodes, outputs
                     for c in range(at_sums, at_sums + HEADS * edge_dim, HEADS):  # zero times NaN, where nothing is seen
                         store(room.attr_sums, c, where_equal(total, zero, zero, load(room.attr_sums, c)))
             multiply_abreast(
-                room.sums, 0, HEADS * value_dim, scores, 0, HEADS * count, HEADS,
-                room.values, 0, HEADS, HEADS * value_dim, count, rows, value_dim, False,
+                room.sums, 0, HEADS * value_dim, scores, HEADS * left, HEADS * width, HEADS,
+                room.values, left * HEADS * value_dim, HEADS, HEADS * value_dim, right - left, rows, value_dim, False,
             )  # fmt: skip
             if is_given(outputs.out_attr):
                 lift(outputs.out_attr, at_row * edge_dim, num_heads * edge_dim, rows, edge_dim, room.attr_sums)
@@ -532,28 +597,47 @@ def differentiate_row_abreast(at, count, edge, at_row, head, room, sizes, terms,
 
 
 @part_of_rows
+def multiply_seen(into, weights, rows, begin, end, low, width, columns, graph):
+    """For each source, the sum of the rows of the targets that see it, by weights."""
+    ptr, src = graph.target_ptr, graph.src
+    first, last = begin, begin  # the targets that see some of four sources
+    for node in range(0, width, ROWS):
+        while first < end and src[ptr[first + 1] - 1] - low < node:
+            first += 1
+        while last < end and src[ptr[last]] - low < node + ROWS:
+            last += 1
+        at_row = (first - begin) * HEADS
+        multiply_abreast(
+            into, node * HEADS * columns, HEADS * columns, weights, at_row * width + HEADS * node, HEADS, HEADS * width,
+            rows, at_row * columns, HEADS, HEADS * columns, last - first, min(ROWS, width - node), columns, False,
+        )  # fmt: skip
+
+
+@part_of_rows
 def differentiate_abreast(begin, end, graph, sizes, terms, rules, query, nodes, grad_nodes, upstream, grads, room):
-    """As `kernels.differentiate_tile`, where `is_shared`."""
+    """As `kernels.differentiate_tile`, where `is_shared` or `is_narrow`."""
     num_heads, head_dim, value_dim, edge_dim = sizes.num_heads, sizes.head_dim, sizes.value_dim, sizes.edge_dim
-    first_edge, num_rows = graph.target_ptr[begin], end - begin
-    count, low = graph.target_ptr[begin + 1] - first_edge, graph.src[first_edge]
+    ptr, src, num_rows = graph.target_ptr, graph.src, end - begin
+    low, width = src[ptr[begin]], nodes_seen(begin, end, graph)
     scores, slopes = room.scores, room.slopes
     for head in range(0, num_heads, HEADS):
         is_last = head + HEADS == num_heads
-        row_ahead, node_ahead, head_ahead = (end, low + count, 0) if is_last else (begin, low, head + HEADS)
+        row_ahead, node_ahead, head_ahead = (end, low + width, 0) if is_last else (begin, low, head + HEADS)
         lay(room.queries, query, begin * sizes.query_stride + head * head_dim, sizes.query_stride, num_rows, head_dim)
         at = (begin * num_heads + head) * value_dim
         lay(room.slope_rows, upstream.grad_out, at, num_heads * value_dim, num_rows, value_dim)
         at = low * nodes.key_stride + nodes.key_at + head * head_dim
-        lay(room.keys, nodes.keys, at, nodes.key_stride, count, head_dim)
+        lay(room.keys, nodes.keys, at, nodes.key_stride, width, head_dim)
         at = low * nodes.value_stride + nodes.value_at + head * value_dim
-        lay(room.values, nodes.values, at, nodes.value_stride, count, value_dim)
+        lay(room.values, nodes.values, at, nodes.value_stride, width, value_dim)
         if is_given(terms.to_features):
             lay_matrices(room.to_features, terms.to_features, head, value_dim, edge_dim)
         if is_given(terms.from_features):
             lay_matrices(room.from_features, terms.from_features, head, edge_dim, head_dim)
         for place in range(0, num_rows, ROWS):
-            rows, first = min(ROWS, num_rows - place), place * HEADS * count
+            rows, first = min(ROWS, num_rows - place), place * HEADS * width
+            left = src[ptr[begin + place]] - low
+            right = src[ptr[begin + place + rows] - 1] + 1 - low
             at_row, at_slope = (begin + place) * num_heads + head, place * value_dim * HEADS
             ask_for_rows(query, sizes.query_stride, row_ahead + place, head_ahead, rows, head_dim)
             ask_for_rows(upstream.grad_out, num_heads * value_dim, row_ahead + place, head_ahead, rows, value_dim)
@@ -569,12 +653,13 @@ def differentiate_abreast(begin, end, graph, sizes, terms, rules, query, nodes, 
                 at = grad_nodes.value_at + (node_ahead + place) * grad_nodes.value_stride
                 ask_for_rows(shifted(grad_nodes.values, at), grad_nodes.value_stride, 0, head_ahead, rows, value_dim)
             multiply_abreast(
-                scores, first, HEADS * count, room.queries, place * head_dim * HEADS, HEADS * head_dim, HEADS,
-                room.keys, 0, HEADS * head_dim, HEADS, head_dim, rows, count, False,
+                scores, first + HEADS * left, HEADS * width,
+                room.queries, place * head_dim * HEADS, HEADS * head_dim, HEADS,
+                room.keys, left * HEADS * head_dim, HEADS * head_dim, HEADS, head_dim, rows, right - left, False,
             )  # fmt: skip
             multiply_abreast(
-                slopes, first, HEADS * count, room.slope_rows, at_slope, HEADS * value_dim, HEADS,
-                room.values, 0, HEADS * value_dim, HEADS, value_dim, rows, count, False,
+                slopes, first + HEADS * left, HEADS * width, room.slope_rows, at_slope, HEADS * value_dim, HEADS,
+                room.values, left * HEADS * value_dim, HEADS * value_dim, HEADS, value_dim, rows, right - left, False,
             )  # fmt: skip
             if edge_dim > 0:
                 lay(room.query_attr, terms.query_attr, at_row * edge_dim, num_heads * edge_dim, rows, edge_dim)
@@ -586,7 +671,14 @@ def differentiate_abreast(begin, end, graph, sizes, terms, rules, query, nodes, 
             elif edge_dim > 0:
                 lay(room.slope_attr, upstream.grad_out_attr, at_row * edge_dim, num_heads * edge_dim, rows, edge_dim)
             for r in range(rows):
-                edge, at, at_attr = first_edge + (place + r) * count, first + r * HEADS * count, r * HEADS * edge_dim
+                edge, at_attr, at = ptr[begin + place + r], r * HEADS * edge_dim, first + r * HEADS * width
+                count, start = ptr[begin + place + r + 1] - edge, src[edge] - low
+                stop = start + count
+                # zeros as far as a group of sources may reach that has one of the row's
+                from_column, to_column = max(0, min(left, start - ROWS)), min(width, max(right, stop + ROWS))
+                clear_beside(scores, at, from_column, start, stop, to_column)
+                clear_beside(slopes, at, from_column, start, stop, to_column)
+                at += HEADS * start
                 if edge_dim > 0:
                     add_feature_products(scores, at, count, room.query_attr, at_attr, edge, edge_dim, terms)
                     add_feature_products(slopes, at, count, room.slope_attr, at_attr, edge, edge_dim, terms)
@@ -604,8 +696,8 @@ def differentiate_abreast(begin, end, graph, sizes, terms, rules, query, nodes, 
                 lift(grads.query_attr, at_row * edge_dim, num_heads * edge_dim, rows, edge_dim, room.attr_sums)
             if is_given(grads.query):
                 multiply_abreast(
-                    room.sums, 0, HEADS * head_dim, scores, first, HEADS * count, HEADS,
-                    room.keys, 0, HEADS, HEADS * head_dim, count, rows, head_dim, False,
+                    room.sums, 0, HEADS * head_dim, scores, first + HEADS * left, HEADS * width, HEADS,
+                    room.keys, left * HEADS * head_dim, HEADS, HEADS * head_dim, right - left, rows, head_dim, False,
                 )  # fmt: skip
                 if is_given(terms.from_features):
                     multiply_abreast(
@@ -614,16 +706,10 @@ def differentiate_abreast(begin, end, graph, sizes, terms, rules, query, nodes, 
                     )  # fmt: skip
                 lift(grads.query, at_row * head_dim, num_heads * head_dim, rows, head_dim, room.sums)
         if is_given(grads.key):
-            multiply_abreast(
-                room.sums, 0, HEADS * head_dim, scores, 0, HEADS, HEADS * count,
-                room.queries, 0, HEADS, HEADS * head_dim, num_rows, count, head_dim, False,
-            )  # fmt: skip
+            multiply_seen(room.sums, scores, room.queries, begin, end, low, width, head_dim, graph)
             at = low * grad_nodes.key_stride + grad_nodes.key_at + head * head_dim
-            add_lifted(grad_nodes.keys, at, grad_nodes.key_stride, count, head_dim, room.sums, room.spare)
+            add_lifted(grad_nodes.keys, at, grad_nodes.key_stride, width, head_dim, room.sums, room.spare)
         if is_given(grads.value):
-            multiply_abreast(
-                room.sums, 0, HEADS * value_dim, slopes, 0, HEADS, HEADS * count,
-                room.slope_rows, 0, HEADS, HEADS * value_dim, num_rows, count, value_dim, False,
-            )  # fmt: skip
+            multiply_seen(room.sums, slopes, room.slope_rows, begin, end, low, width, value_dim, graph)
             at = low * grad_nodes.value_stride + grad_nodes.value_at + head * value_dim
-            add_lifted(grad_nodes.values, at, grad_nodes.value_stride, count, value_dim, room.sums, room.spare)
+            add_lifted(grad_nodes.values, at, grad_nodes.value_stride, width, value_dim, room.sums, room.spare)

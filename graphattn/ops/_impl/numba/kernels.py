@@ -40,9 +40,12 @@ from graphattn.ops._impl.numba.abreast import (
     attend_abreast,
     can_run_abreast,
     differentiate_abreast,
+    has_finite_slopes,
+    is_narrow,
     is_shared,
     numbers_abreast,
     room_abreast,
+    slice_end,
 )
 from graphattn.ops._impl.numba.pieces import (
     BEFORE,
@@ -807,7 +810,7 @@ def attention(
     numbers[at_peaks:at_row] = 1
     room_of_tile = room_abreast(numbers, at_abreast, integers, hashes, head_dim, value_dim, edge_dim)
     has_scale, plain = has_plain_logits(sizes, terms, rules), is_plain(sizes, terms, rules)
-    is_bare = plain and not is_given(outputs.weights.array)
+    is_bare, slices = plain and not is_given(outputs.weights.array), runs_abreast and edge_dim > 0
     pairs, query, keys, values = aligned(numbers, at_pairs), optional(query), optional(key), optional(value)
     for task in range(begin, end):
         row_begin, row_end = tasks[FIELDS * task], tasks[FIELDS * task + 1]
@@ -830,9 +833,20 @@ def attention(
                         at, stop, graph, sizes, terms, rules, query, nodes, outputs, has_scale, is_bare, room_of_tile
                     )
                 elif is_tile:
-                    attend_tile(
-                        at, stop, first_head, last_head, graph, sizes, terms, rules, query, nodes, outputs, row, tile
-                    )
+                    first = at
+                    while first < stop:
+                        last = slice_end(first, stop, graph) if slices else stop
+                        if slices and is_narrow(first, last, graph, sizes, query, nodes):
+                            attend_abreast(
+                                first, last, graph, sizes, terms, rules, query, nodes, outputs, has_scale, is_bare,
+                                room_of_tile,
+                            )  # fmt: skip
+                        else:
+                            attend_tile(
+                                first, last, first_head, last_head, graph, sizes, terms, rules, query, nodes, outputs,
+                                row, tile,
+                            )  # fmt: skip
+                        first = last
                 else:
                     attend_rows(
                         at, stop, first_head, last_head, graph, sizes, terms, rules, query, nodes, outputs, row, tile
@@ -1146,6 +1160,7 @@ def attention_backward(
     at_grown = at_features + room_of_features(feature_dim, columns_room)
     at_abreast = at_grown + room_of_features(grown_dim, columns_room)
     runs_abreast = abreast and can_run_abreast(sizes, terms)
+    slices = runs_abreast and edge_dim > 0
     at_pairs = at_abreast + numbers_abreast(runs_abreast, head_dim, value_dim, edge_dim)
     stride = 2 * (head_dim + value_dim)  # a node's gradients lie beside it
     numbers = np.empty(at_pairs + (num_nodes * stride + TWO_LINES if packs else 0), out.dtype)
@@ -1187,10 +1202,21 @@ def attention_backward(
                         at, stop, graph, sizes, terms, rules, query, nodes, into, upstream, grads, room_of_tile
                     )
                 elif is_tile:
-                    differentiate_tile(
-                        at, stop, first_head, last_head, graph, sizes, terms, rules, query, nodes, into,
-                        upstream, grads, row, tile,
-                    )  # fmt: skip
+                    first = at
+                    while first < stop:
+                        last = slice_end(first, stop, graph) if slices else stop
+                        narrow = slices and is_narrow(first, last, graph, sizes, query, nodes)
+                        if narrow and has_finite_slopes(first, last, sizes, upstream):
+                            differentiate_abreast(
+                                first, last, graph, sizes, terms, rules, query, nodes, into, upstream, grads,
+                                room_of_tile,
+                            )  # fmt: skip
+                        else:
+                            differentiate_tile(
+                                first, last, first_head, last_head, graph, sizes, terms, rules, query, nodes, into,
+                                upstream, grads, row, tile,
+                            )  # fmt: skip
+                        first = last
                 else:
                     differentiate_rows(
                         at, stop, first_head, last_head, graph, sizes, terms, rules, query, nodes, into,
