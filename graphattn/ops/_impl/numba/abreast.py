@@ -1,11 +1,12 @@
-"""Small tiles whose rows all see the same sources (full attention inside molecules), eight heads abreast: one a lane.
+"""Small tiles, eight heads abreast: one in each lane.
 
 What other tiles do head by head, in vectors of edges, is done here for eight heads at once, in vectors of heads. So the
 numbers of edges and heads (biases, gates, weights and their gradients) are read and written where they lie, a row's
 edges need not fill whole vectors, and maxima and sums over them stay within lanes. For that, queries, keys and values
 are laid anew once a tile: number c of node n and head h at (n * width + c) * 8 + h.
 
-Formulas and names are those of `kernels`.
+So are served tiles whose rows all see the same few sources (`is_shared`: full attention inside molecules), and, where
+edges have features, slices of others (`is_narrow`: windows). Formulas and names are those of `kernels`.
 """
 
 from typing import Any, NamedTuple
@@ -333,6 +334,7 @@ def sum_features_abreast(into, at, count, weights, at_weights, edge, edge_dim, t
 
 @part
 def gain(slope, first, weight, second, place):
+    """What eight heads add to the gradient of one number of an edge's features."""
     return fma(slope, load(first, place), weight * load(second, place))
 
 
@@ -566,9 +568,8 @@ def differentiate_row_abreast(at, count, edge, at_row, head, room, sizes, terms,
     """Scores of a row become dx, slopes w; and what its edges gain from it, but for their features."""
     scores, slopes, log2_e = room.scores, room.slopes, like(room.scores, LOG2_E)
     delta, minus_inf = mean_slopes(room, at_row, sizes, upstream), spread(like(scores, -np.inf))
-    lse, factor, wide_scale, zero = load(upstream.lse, at_row), spread(log2_e), spread(rules.scale), minus_inf
-    zero = spread(like(scores, 0))
-    shift = where_equal(lse, minus_inf, minus_inf, zero - factor * lse)
+    lse, factor, wide_scale = load(upstream.lse, at_row), spread(log2_e), spread(rules.scale)
+    shift = where_equal(lse, minus_inf, minus_inf, spread(like(scores, 0)) - factor * lse)
     if rules.keep_scale != 1:
         draw_keeps_abreast(room, edge, count, head, terms.edge_id, rules)
     if is_given(upstream.grad_weights.array):
