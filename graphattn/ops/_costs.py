@@ -40,15 +40,15 @@ NAMES = {
 # By class of device. cpu: float32, 2 cores of an x86-64 server with AVX2.
 SHIPPED: dict[str, dict[str, dict[str, float]]] = {
     "cpu": {
-        "dense": {"fixed": 584, "row": 219, "weight": 15500, "work": 61},
-        "scatter": {"fixed": 333, "row": 0, "weight": 18400, "work": 3930},
-        "gather": {"fixed": 348, "row": 26, "weight": 22000, "work": 1070},
-        "blocks": {"group": 7, "block": 343, "fixed": 405, "row": 17, "weight": 550, "work": 43},
+        "dense": {"fixed": 590, "row": 370, "weight": 14500, "work": 92},
+        "scatter": {"fixed": 370, "row": 0, "weight": 15600, "work": 4070},
+        "gather": {"fixed": 360, "row": 38, "weight": 1100, "work": 1640},
+        "blocks": {"group": 3, "block": 550, "fixed": 400, "row": 47, "weight": 38, "work": 50},
         "fused": {
-            **{"fixed": 422, "row": 96, "weight": 914, "work": 111, "ranged_weight": 252, "ranged_work": 49},
-            **{"shared_row": 30, "shared_weight": 0, "shared_work": 71},
+            **{"fixed": 370, "row": 119, "weight": 1750, "work": 168, "ranged_weight": 0, "ranged_work": 50},
+            **{"shared_row": 30, "shared_weight": 0, "shared_work": 73},
         },
-        "sdpa": {"fixed": 184, "row": 20, "weight": 2900, "work": 13},
+        "sdpa": {"fixed": 170, "row": 37, "weight": 1010, "work": 41},
     },
 }
 
