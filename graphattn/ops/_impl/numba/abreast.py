@@ -23,6 +23,7 @@ from graphattn.ops._impl.numba.pieces import (
     mix,
     part,
     part_of_rows,
+    swap,
 )
 from graphattn.ops._impl.numba.vectors import (
     abreast_1x1,
@@ -37,13 +38,11 @@ from graphattn.ops._impl.numba.vectors import (
     larger,
     like,
     load,
-    load_apart,
     log2,
     pointer,
     shifted,
     spread,
     store,
-    store_apart,
     store_eight_sums,
     store_transposed,
     where_equal,
@@ -75,6 +74,10 @@ class Room(NamedTuple):
     from_features: Any
     totals: Any  # of a few rows
     keeps: Any
+    lines: Any  # of five tables
+    zeros: Any  # eight, as the next two
+    ones: Any
+    nowhere: Any  # for what nobody wants
     spare: Any
     edges: Any
     hashes: Any
@@ -94,12 +97,12 @@ def numbers_abreast(is_wanted, head_dim, value_dim, edge_dim):
     widest = max(head_dim, value_dim)
     of_nodes = 2 * head_dim + 2 * value_dim + widest
     of_features = 3 * ROWS + head_dim + value_dim + widest
-    numbers = MOST_NODES * (of_nodes + 1) + 2 * CELLS + of_features * edge_dim + ROWS + widest
+    numbers = MOST_NODES * (of_nodes + 6) + 2 * CELLS + of_features * edge_dim + ROWS + 3 + widest
     return HEADS * numbers if is_wanted else 0
 
 
 @part
-def room_abreast(numbers, at, integers, hashes, head_dim, value_dim, edge_dim):
+def room_abreast(is_wanted, numbers, at, integers, hashes, head_dim, value_dim, edge_dim):
     widest = max(head_dim, value_dim)
     at_slope_rows = at + HEADS * MOST_NODES * head_dim
     at_keys = at_slope_rows + HEADS * MOST_NODES * value_dim
@@ -113,13 +116,18 @@ def room_abreast(numbers, at, integers, hashes, head_dim, value_dim, edge_dim):
     at_others = at_matrices + HEADS * widest * edge_dim
     at_totals = at_others + HEADS * widest * edge_dim
     at_keeps = at_totals + HEADS * ROWS
-    at_spare = at_keeps + HEADS * MOST_NODES
+    at_lines = at_keeps + HEADS * MOST_NODES
+    at_zeros = at_lines + 5 * HEADS * MOST_NODES
+    at_ones, at_nowhere, at_spare = at_zeros + HEADS, at_zeros + 2 * HEADS, at_zeros + 3 * HEADS
+    for lane in range(HEADS if is_wanted else 0):
+        numbers[at_zeros + lane], numbers[at_ones + lane] = 0, 1
     return Room(
         pointer(numbers, at), pointer(numbers, at_slope_rows), pointer(numbers, at_keys), pointer(numbers, at_values),
         pointer(numbers, at_sums), pointer(numbers, at_scores), pointer(numbers, at_slopes),
         pointer(numbers, at_attr), pointer(numbers, at_attr + step), pointer(numbers, at_attr + 2 * step),
         pointer(numbers, at_matrices), pointer(numbers, at_others), pointer(numbers, at_totals),
-        pointer(numbers, at_keeps), pointer(numbers, at_spare), pointer(integers, 0), pointer(hashes, 0),
+        pointer(numbers, at_keeps), pointer(numbers, at_lines), pointer(numbers, at_zeros), pointer(numbers, at_ones),
+        pointer(numbers, at_nowhere), pointer(numbers, at_spare), pointer(integers, 0), pointer(hashes, 0),
     )  # fmt: skip
 
 
@@ -376,38 +384,57 @@ def dots_of_heads(into, first, second, at, width):
     store_eight_sums(into, 0, s0, s1, s2, s3, s4, s5, s6, s7)
 
 
+class Line(NamedTuple):
+    """Numbers of a row's edges, of eight heads each: those of its edge t at array[at + t * step :][:8]."""
+
+    array: Any
+    at: Any
+    step: Any
+
+
 @part
-def read_heads(table, edge, head):
-    """The numbers of eight heads in a table of edges and heads."""
-    at = edge * table.step + head * table.head_step
+def read_line(line, t):
+    return load(line.array, line.at + t * line.step)
+
+
+@part
+def write_line(line, t, lanes):
+    store(line.array, line.at + t * line.step, lanes)
+
+
+@part
+def line_up(table, edge, count, head, spare, other):
+    """The numbers of a row's edges where they lie in a table, laid anew if its heads are apart; without a table, the
+    same eight for each."""
+    if not is_given(table.array):
+        return Line(other, 0, 0)
     if table.head_step == 1:
-        return load(table.array, at)
-    return load_apart(table.array, at, table.head_step, HEADS - 1)
+        return Line(table.array, edge * table.step + head, table.step)
+    swap(spare, 0, HEADS, table.array, edge + head * table.head_step, table.head_step, HEADS, count)
+    return Line(spare, 0, HEADS)
 
 
 @part
-def write_heads(table, edge, head, lanes):
-    """The reverse of `read_heads`, where there is a table."""
-    if is_given(table.array):
-        at = edge * table.step + head * table.head_step
-        if table.head_step == 1:
-            store(table.array, at, lanes)
-        else:
-            store_apart(table.array, at, table.head_step, lanes)
+def line_for(table, edge, head, spare, nowhere):
+    """Where to write the numbers of a row's edges; where the table's heads are apart, `write_row` takes them there."""
+    if not is_given(table.array):
+        return Line(nowhere, 0, 0)
+    if table.head_step == 1:
+        return Line(table.array, edge * table.step + head, table.step)
+    return Line(spare, 0, HEADS)
 
 
 @part
 def write_row(table, edge, count, head, rows, at):
-    """The numbers of a row's edges and eight heads, into a table where the edges of each head lie side by side, or as
-    `write_heads`."""
-    if table.step == 1 and count >= 8:
-        for place in range(0, count, 8):
-            t = min(place, count - 8)  # the last eight overlap those before
-            into = edge + t + head * table.head_step
-            store_transposed(table.array, into, table.head_step, rows, at + HEADS * t, HEADS)
-    else:
-        for t in range(count):
-            write_heads(table, edge + t, head, load(rows, at + HEADS * t))
+    """Writes what `line_for` has in rows[at:], if the table's heads are apart."""
+    if not is_given(table.array) or table.head_step == 1:
+        return
+    into = edge + head * table.head_step
+    if count < 8:
+        swap(table.array, into, table.head_step, rows, at, HEADS, count, HEADS)
+    for place in range(0, count if count >= 8 else 0, 8):
+        t = min(place, count - 8)  # the last eight overlap those before
+        store_transposed(table.array, into + t, table.head_step, rows, at + HEADS * t, HEADS)
 
 
 @part
@@ -424,23 +451,43 @@ def draw_keeps_abreast(room, edge, count, head, edge_id, rules):
 
 
 @part
-def finish_logit(product, edge, head, terms, rules):
-    """A logit, of query · key and what features add to it."""
-    logit = spread(rules.scale) * product
-    if rules.clip != np.inf:
-        logit = clamp(logit, spread(rules.clip))
-    if is_given(terms.bias.array):
-        logit = logit + read_heads(terms.bias, edge, head)
-    return logit
+def line_of_keeps(room, edge, count, head, edge_id, rules):
+    if rules.keep_scale == 1:
+        return Line(room.ones, 0, 0)
+    draw_keeps_abreast(room, edge, count, head, edge_id, rules)
+    return Line(room.keeps, 0, HEADS)
 
 
 @part
-def take_softmax(scores, at, count, factor, lse, at_lse):
-    """Replaces scores by 2 ** (factor · score - the largest), writes their log-sum-exps, and returns their sums."""
-    minus_inf, zero = spread(like(scores, -np.inf)), spread(like(scores, 0))
-    peak, total, wide_factor = minus_inf, zero, spread(factor)
+def find_largest(scores, at, count):
+    peak = spread(like(scores, -np.inf))
     for t in range(at, at + HEADS * count, HEADS):
         peak = larger(load(scores, t), peak)
+    return peak
+
+
+@part
+def finish_logit(product, bias, t, scale, clip):
+    """A logit, of query · key and what features add to it."""
+    return clamp(scale * product, clip) + read_line(bias, t)
+
+
+@part
+def finish_logits_abreast(scores, at, count, bias, rules):
+    """Turns products into logits, and returns the largest of them."""
+    peak, scale, clip = spread(like(scores, -np.inf)), spread(rules.scale), spread(rules.clip)
+    for t in range(count):
+        logit = finish_logit(load(scores, at + HEADS * t), bias, t, scale, clip)
+        store(scores, at + HEADS * t, logit)
+        peak = larger(logit, peak)
+    return peak
+
+
+@part
+def take_softmax(scores, at, count, factor, peak, lse, at_lse):
+    """Replaces scores by 2 ** (factor · score - the largest), writes their log-sum-exps, and returns their sums."""
+    minus_inf, zero = spread(like(scores, -np.inf)), spread(like(scores, 0))
+    total, wide_factor = zero, spread(factor)
     peak = wide_factor * peak
     shift = where_equal(peak, minus_inf, zero, zero - peak)
     for t in range(at, at + HEADS * count, HEADS):
@@ -506,28 +553,26 @@ def attend_abreast(begin, end, graph, sizes, terms, rules, query, nodes, outputs
                     add_feature_products(
                         scores, at, count, room.query_attr, r * HEADS * edge_dim, edge, edge_dim, terms
                     )  # fmt: skip
-                if not has_scale:
-                    for t in range(count):
-                        logit = finish_logit(load(scores, at + HEADS * t), edge + t, head, terms, rules)
-                        store(scores, at + HEADS * t, logit)
-                total = take_softmax(scores, at, count, factor, outputs.lse, at_row + r * num_heads)
+                if has_scale:
+                    peak = find_largest(scores, at, count)
+                else:
+                    bias = line_up(terms.bias, edge, count, head, room.lines, room.zeros)
+                    peak = finish_logits_abreast(scores, at, count, bias, rules)
+                total = take_softmax(scores, at, count, factor, peak, outputs.lse, at_row + r * num_heads)
                 store(room.totals, HEADS * r, total)
                 if not is_bare:
                     inverse = one / where_equal(total, zero, one, total)
-                    if rules.keep_scale != 1:
-                        draw_keeps_abreast(room, edge, count, head, terms.edge_id, rules)
                     if is_given(outputs.weights.array):
                         for t in range(at, at + HEADS * count, HEADS):
                             store(scores, t, inverse * load(scores, t))
                         write_row(outputs.weights, edge, count, head, scores, at)
                         inverse = one
-                    for t in range(count if changes_weights else 0):
-                        weight = inverse * load(scores, at + HEADS * t)
-                        if is_given(terms.gate.array):
-                            weight = weight * read_heads(terms.gate, edge + t, head)
-                        if rules.keep_scale != 1:
-                            weight = weight * load(room.keeps, HEADS * t)
-                        store(scores, at + HEADS * t, weight)
+                    if changes_weights:
+                        gate = line_up(terms.gate, edge, count, head, room.lines, room.ones)
+                        keeps = line_of_keeps(room, edge, count, head, terms.edge_id, rules)
+                        for t in range(count):
+                            weight = inverse * load(scores, at + HEADS * t)
+                            store(scores, at + HEADS * t, weight * read_line(gate, t) * read_line(keeps, t))
                 if edge_dim > 0:
                     at_sums = r * HEADS * edge_dim
                     sum_features_abreast(room.attr_sums, at_sums, count, scores, at, edge, edge_dim, terms)
@@ -564,37 +609,50 @@ def mean_slopes(room, at_row, sizes, upstream):
 
 
 @part
+def differentiate_products_abreast(at, count, at_row, room, sizes, rules, upstream):
+    """`differentiate_row_abreast` where nothing but scale · scores enters the logits, and weights are all that leaves
+    the softmax."""
+    scores, slopes, log2_e = room.scores, room.slopes, like(room.scores, LOG2_E)
+    delta, minus_inf = mean_slopes(room, at_row, sizes, upstream), spread(like(scores, -np.inf))
+    lse, scale, factor = load(upstream.lse, at_row), spread(rules.scale), spread(rules.scale * log2_e)
+    shift = where_equal(lse, minus_inf, minus_inf, spread(like(scores, 0)) - spread(log2_e) * lse)
+    for t in range(at, at + HEADS * count, HEADS):
+        alpha = exp2(fma(factor, load(scores, t), shift))
+        store(scores, t, scale * alpha * (load(slopes, t) - delta))
+        store(slopes, t, alpha)
+
+
+@part
 def differentiate_row_abreast(at, count, edge, at_row, head, room, sizes, terms, rules, upstream, grads):
     """Scores of a row become dx, slopes w; and what its edges gain from it, but for their features."""
     scores, slopes, log2_e = room.scores, room.slopes, like(room.scores, LOG2_E)
     delta, minus_inf = mean_slopes(room, at_row, sizes, upstream), spread(like(scores, -np.inf))
-    lse, factor, wide_scale = load(upstream.lse, at_row), spread(log2_e), spread(rules.scale)
+    lse, factor, scale, clip = load(upstream.lse, at_row), spread(log2_e), spread(rules.scale), spread(rules.clip)
     shift = where_equal(lse, minus_inf, minus_inf, spread(like(scores, 0)) - factor * lse)
-    if rules.keep_scale != 1:
-        draw_keeps_abreast(room, edge, count, head, terms.edge_id, rules)
-    if is_given(upstream.grad_weights.array):
-        for t in range(count):
-            logit = finish_logit(load(scores, at + HEADS * t), edge + t, head, terms, rules)
-            slope = read_heads(upstream.grad_weights, edge + t, head)
-            delta = fma(exp2(fma(factor, logit, shift)), slope, delta)
+    room_of_line = HEADS * MOST_NODES
+    bias = line_up(terms.bias, edge, count, head, room.lines, room.zeros)
+    gate = line_up(terms.gate, edge, count, head, shifted(room.lines, room_of_line), room.ones)
+    into_bias = line_for(grads.bias, edge, head, shifted(room.lines, 2 * room_of_line), room.nowhere)
+    into_gate = line_for(grads.gate, edge, head, shifted(room.lines, 3 * room_of_line), room.nowhere)
+    spare = shifted(room.lines, 4 * room_of_line)
+    of_weights = line_up(upstream.grad_weights, edge, count, head, spare, room.zeros)
+    keeps = line_of_keeps(room, edge, count, head, terms.edge_id, rules)
+    for t in range(count if is_given(upstream.grad_weights.array) else 0):
+        logit = finish_logit(load(scores, at + HEADS * t), bias, t, scale, clip)
+        delta = fma(exp2(fma(factor, logit, shift)), read_line(of_weights, t), delta)
     for t in range(count):
         place = at + HEADS * t
         product, slope = load(scores, place), load(slopes, place)
-        alpha = exp2(fma(factor, finish_logit(product, edge + t, head, terms, rules), shift))
-        kept = alpha * load(room.keeps, HEADS * t) if rules.keep_scale != 1 else alpha
-        weight = kept
-        if is_given(terms.gate.array):
-            weight = weight * read_heads(terms.gate, edge + t, head)
-            write_heads(grads.gate, edge + t, head, kept * slope)
-        upper = weight * slope - alpha * delta
-        if is_given(upstream.grad_weights.array):
-            upper = fma(alpha, read_heads(upstream.grad_weights, edge + t, head), upper)
-        write_heads(grads.bias, edge + t, head, upper)
-        dx = wide_scale * upper
-        if rules.clip != np.inf:
-            dx = zero_beyond(dx, wide_scale * product, spread(rules.clip))
-        store(scores, place, dx)
+        alpha = exp2(fma(factor, finish_logit(product, bias, t, scale, clip), shift))
+        kept = alpha * read_line(keeps, t)
+        weight = kept * read_line(gate, t)
+        upper = fma(alpha, read_line(of_weights, t), weight * slope - alpha * delta)
+        write_line(into_gate, t, kept * slope)
+        write_line(into_bias, t, upper)
+        store(scores, place, zero_beyond(scale * upper, scale * product, clip))
         store(slopes, place, weight)
+    write_row(grads.bias, edge, count, head, into_bias.array, into_bias.at)
+    write_row(grads.gate, edge, count, head, into_gate.array, into_gate.at)
 
 
 @part_of_rows
@@ -615,8 +673,11 @@ def multiply_seen(into, weights, rows, begin, end, low, width, columns, graph):
 
 
 @part_of_rows
-def differentiate_abreast(begin, end, graph, sizes, terms, rules, query, nodes, grad_nodes, upstream, grads, room):
-    """As `kernels.differentiate_tile`, where `is_shared` or `is_narrow`."""
+def differentiate_abreast(
+    begin, end, graph, sizes, terms, rules, query, nodes, grad_nodes, upstream, grads, is_plain, room
+):
+    """As `kernels.differentiate_tile`, where `is_shared` or `is_narrow`; is_plain: what `kernels.is_plain` says, and
+    weights have no gradient of their own."""
     num_heads, head_dim, value_dim, edge_dim = sizes.num_heads, sizes.head_dim, sizes.value_dim, sizes.edge_dim
     ptr, src, num_rows = graph.target_ptr, graph.src, end - begin
     low, width = src[ptr[begin]], nodes_seen(begin, end, graph)
@@ -683,9 +744,12 @@ def differentiate_abreast(begin, end, graph, sizes, terms, rules, query, nodes, 
                 if edge_dim > 0:
                     add_feature_products(scores, at, count, room.query_attr, at_attr, edge, edge_dim, terms)
                     add_feature_products(slopes, at, count, room.slope_attr, at_attr, edge, edge_dim, terms)
-                differentiate_row_abreast(
-                    at, count, edge, at_row + r * num_heads, head, room, sizes, terms, rules, upstream, grads
-                )
+                if is_plain:
+                    differentiate_products_abreast(at, count, at_row + r * num_heads, room, sizes, rules, upstream)
+                else:
+                    differentiate_row_abreast(
+                        at, count, edge, at_row + r * num_heads, head, room, sizes, terms, rules, upstream, grads
+                    )
                 if is_given(grads.query_attr):
                     sum_features_abreast(room.attr_sums, at_attr, count, scores, at, edge, edge_dim, terms)
                 if is_given(grads.edge_attr):

@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from graphattn.ops._impl.numba.abreast import (
+    HEADS,
     attend_abreast,
     can_run_abreast,
     differentiate_abreast,
@@ -104,6 +105,7 @@ from graphattn.ops._impl.numba.pieces import (
     scatter,
     sum_features,
     sum_product,
+    swap,
     take_powers,
     transpose,
     widest,
@@ -124,7 +126,6 @@ from graphattn.ops._impl.numba.vectors import (
     shifted,
     spread,
     store,
-    store_transposed,
 )
 
 
@@ -220,6 +221,7 @@ class TileScratch(NamedTuple):
     lanes: Any  # of eight rows
     features: Any
     grown: Any
+    tables: Any  # of up to four tables, the numbers of eight heads
 
 
 class Outputs(NamedTuple):
@@ -326,10 +328,10 @@ def end_of_tile(row, end, graph):
 
 
 @part
-def list_edges(edges, first, count, sizes, rules):
+def list_edges(edges, first, count, terms, rules):
     """Lists edges that follow each other: where nothing looks them up one by one, the first alone."""
     edges[0] = first
-    if sizes.edge_dim > 0 or rules.keep_scale != 1:
+    if is_given(terms.edge_type) or rules.keep_scale != 1:
         for t in range(1, count):
             edges[t] = first + t
 
@@ -343,7 +345,7 @@ def list_row(row, target, head, graph, sizes, terms, rules):
         count = collect_incoming(row.edges, row.nodes, first, stop, graph.src, terms.head_mask, sizes.num_heads, head)
         sources = row.nodes
     else:
-        list_edges(row.edges, first, count, sizes, rules)
+        list_edges(row.edges, first, count, terms, rules)
     if rules.keep_scale != 1:
         hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
     if is_given(terms.edge_attr):
@@ -602,15 +604,72 @@ def lay_tile(begin, end, graph, sizes, terms, rules, row, into):
     step = widest(begin, end, graph.target_ptr) - 8
     for target in range(begin, end):
         first, stop = graph.target_ptr[target], graph.target_ptr[target + 1]
-        list_edges(row.edges, first, 1, sizes, rules)
+        list_edges(row.edges, first, 1, terms, rules)
         features = features_of(into, target - begin, step, sizes)
         lay_features(features, row.edges, stop - first, False, terms.edge_attr, sizes.edge_dim)
     return step
 
 
+@part
+def lies_by_edge(table):
+    return is_given(table.array) and table.step != 1
+
+
+@part
+def heads_at_once(first_head, last_head, terms, grads_bias, grads_gate):
+    """How many heads of a tile share what `lay_tables` lays: eight, or all, where there is nothing to lay."""
+    lays = lies_by_edge(terms.bias) or lies_by_edge(terms.gate) or lies_by_edge(grads_bias) or lies_by_edge(grads_gate)
+    return HEADS if lays else last_head - first_head
+
+
+@part
+def laid_table(table, number, begin, end, head, last_head, graph, tile):
+    """A table of edges and heads as a tile reads it, head by head: where all heads would read each line of it, in room
+    of its own, of which there is one a number."""
+    first = graph.target_ptr[begin]
+    num_edges = graph.target_ptr[end] - first
+    if lies_by_edge(table) and last_head - head == HEADS:
+        return Table(shifted(tile.tables, number * HEADS * TILE_CELLS - first - head * num_edges), 1, num_edges)
+    return table
+
+
+@part
+def lay_table(table, number, begin, end, head, last_head, graph, tile):
+    """`laid_table`, and what the table has."""
+    into = laid_table(table, number, begin, end, head, last_head, graph, tile)
+    if into.step != table.step:
+        first = graph.target_ptr[begin]
+        at, num_edges = first * table.step + head * table.head_step, graph.target_ptr[end] - first
+        swap(tile.tables, number * HEADS * TILE_CELLS, num_edges, table.array, at, table.step, num_edges, HEADS)
+    return into
+
+
+@part
+def lift_table(table, number, begin, end, head, last_head, graph, tile):
+    """The reverse of `lay_table`."""
+    into = laid_table(table, number, begin, end, head, last_head, graph, tile)
+    if into.step != table.step:
+        first = graph.target_ptr[begin]
+        at, num_edges = first * table.step + head * table.head_step, graph.target_ptr[end] - first
+        swap(table.array, at, table.step, tile.tables, number * HEADS * TILE_CELLS, num_edges, HEADS, num_edges)
+
+
+@part
+def lay_terms(begin, end, head, last_head, graph, terms, tile):
+    """Terms of which the tables are those of `lay_table`."""
+    return Terms(
+        terms.query_attr, terms.edge_attr, terms.edge_type, terms.to_features, terms.from_features,
+        lay_table(terms.bias, 0, begin, end, head, last_head, graph, tile),
+        lay_table(terms.gate, 1, begin, end, head, last_head, graph, tile),
+        terms.head_mask, terms.edge_id,
+    )  # fmt: skip
+
+
 @part_of_rows
-def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, outputs, row, tile):
-    """Serves the targets [begin, end) of a tile by small dense products."""
+def attend_heads(
+    begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, outputs, row, tile, features_step
+):
+    """Serves a tile under some heads."""
     num_heads, head_dim, value_dim = sizes.num_heads, sizes.head_dim, sizes.value_dim
     ptr, src, scores, one = graph.target_ptr, graph.src, tile.scores, like(outputs.out, 1)
     plain, has_weights = is_plain(sizes, terms, rules), is_given(outputs.weights.array)
@@ -619,9 +678,8 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
     low = src[ptr[begin]]
     width = src[ptr[end] - 1] + 1 - low
     ld = padded(width) + 8
-    features_step = lay_tile(begin, end, graph, sizes, terms, rules, row, tile.features)
     for head in range(first_head, last_head):
-        if head % group == 0:
+        if head % group == 0 or head == first_head:
             key_at = low * nodes.key_stride + nodes.key_at + head // group * nodes.key_step
             value_at = low * nodes.value_stride + nodes.value_at + head // group * nodes.value_step
             check = transpose(tile.key_columns, ld, nodes.keys, key_at, nodes.key_stride, width, head_dim)
@@ -658,7 +716,7 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
                             query, target * sizes.query_stride + head * head_dim, head_dim,
                             terms.to_features, head, sizes.edge_dim,
                         )  # fmt: skip
-                    list_edges(row.edges, first_edge, count, sizes, rules)
+                    list_edges(row.edges, first_edge, count, terms, rules)
                     features = features_of(tile.features, target - begin, features_step, sizes)
                     add_terms(row, features, count, at_row, head, scores, begin_row + start, sizes, terms, rules)
                 lanes = hide_beyond(scores, begin_row, columns, start, start + count)
@@ -673,7 +731,7 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
                 at = begin_row + src[first_edge] - low - left
                 multiply_row(scores, begin_row, columns, one / tile.totals[target - first])
                 if has_weights or not plain:
-                    list_edges(row.edges, first_edge, count, sizes, rules)
+                    list_edges(row.edges, first_edge, count, terms, rules)
                     scatter(outputs.weights, count, row.edges, False, head, scores, at)
                 if not plain:
                     if rules.keep_scale != 1:
@@ -697,6 +755,17 @@ def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, q
                     add_from_features(outputs.out, value_dim, outputs.out_attr, at_row, head, sizes, terms)
 
 
+@part_of_rows
+def attend_tile(begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, outputs, row, tile):
+    """Serves the targets [begin, end) of a tile by small dense products."""
+    features_step = lay_tile(begin, end, graph, sizes, terms, rules, row, tile.features)
+    step = heads_at_once(first_head, last_head, terms, terms.bias, terms.gate)
+    for head in range(first_head, last_head, step):
+        stop = min(head + step, last_head)
+        own = lay_terms(begin, end, head, stop, graph, terms, tile)
+        attend_heads(begin, end, head, stop, graph, sizes, own, rules, query, nodes, outputs, row, tile, features_step)
+
+
 @part
 def widest_tile(num_nodes, sizes, terms):
     """Room for the sources of a tile; none where heads see different edges or are so wide that tiles fit no cache."""
@@ -709,6 +778,13 @@ def widest_tile(num_nodes, sizes, terms):
 def room_of_features(feature_dim, columns_room):
     """Numbers for the features of a tile's edges; many features leave the second-level cache."""
     return feature_dim * (TILE_CELLS + 8 * TILE_ROWS) if columns_room > 0 else 0
+
+
+@part
+def room_of_tables(num_tables, terms, grads_bias, grads_gate, columns_room):
+    """Numbers for what `lay_table` lays of so many tables."""
+    lays = columns_room > 0 and heads_at_once(0, 0, terms, grads_bias, grads_gate) > 0
+    return num_tables * HEADS * TILE_CELLS if lays else 0
 
 
 @part
@@ -796,7 +872,8 @@ def attention(
     at_row = at_lanes + 16 * GROUP
     feature_dim = edge_dim if is_given(terms.edge_attr) else 0
     at_features = at_row + (ROW_NUMBERS + feature_dim) * room
-    at_abreast = at_features + room_of_features(feature_dim, columns_room)
+    at_tables = at_features + room_of_features(feature_dim, columns_room)
+    at_abreast = at_tables + room_of_tables(2, terms, terms.bias, terms.gate, columns_room)
     runs_abreast = abreast and can_run_abreast(sizes, terms)
     at_pairs = at_abreast + numbers_abreast(runs_abreast, head_dim, value_dim, edge_dim)
     numbers = np.empty(at_pairs + (num_nodes * (head_dim + value_dim) + TWO_LINES if packs else 0), out.dtype)
@@ -805,10 +882,10 @@ def attention(
     tile = TileScratch(
         pointer(numbers, 0), none, pointer(numbers, num_scores), none, none, pointer(numbers, at_values),
         none, none, none, pointer(numbers, at_peaks), pointer(numbers, at_peaks + 2 * GROUP),
-        pointer(numbers, at_lanes), pointer(numbers, at_features), none,
+        pointer(numbers, at_lanes), pointer(numbers, at_features), none, pointer(numbers, at_tables),
     )  # fmt: skip
     numbers[at_peaks:at_row] = 1
-    room_of_tile = room_abreast(numbers, at_abreast, integers, hashes, head_dim, value_dim, edge_dim)
+    room_of_tile = room_abreast(runs_abreast, numbers, at_abreast, integers, hashes, head_dim, value_dim, edge_dim)
     has_scale, plain = has_plain_logits(sizes, terms, rules), is_plain(sizes, terms, rules)
     is_bare, slices = plain and not is_given(outputs.weights.array), runs_abreast and edge_dim > 0
     pairs, query, keys, values = aligned(numbers, at_pairs), optional(query), optional(key), optional(value)
@@ -981,10 +1058,11 @@ def differentiate_rows(
 
 
 @part_of_rows
-def differentiate_tile(
-    begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, grad_nodes, upstream, grads, row, tile
-):
-    """Serves the targets [begin, end) of a tile by small dense products."""
+def differentiate_heads(
+    begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, grad_nodes, upstream, grads, row, tile,
+    features_step,
+):  # fmt: skip
+    """Serves a tile under some heads."""
     num_heads, head_dim, value_dim = sizes.num_heads, sizes.head_dim, sizes.value_dim
     ptr, src, scores, slopes = graph.target_ptr, graph.src, tile.scores, tile.slopes
     plain = is_plain(sizes, terms, rules) and not is_given(upstream.grad_weights.array)
@@ -992,12 +1070,9 @@ def differentiate_tile(
     low = src[ptr[begin]]
     width = src[ptr[end] - 1] + 1 - low
     ld = padded(width) + 16
-    features_step = lay_tile(begin, end, graph, sizes, terms, rules, row, tile.features)
-    if is_given(grads.edge_attr):
-        clear(tile.grown, 0, (end - begin) * features_step * sizes.edge_dim)
     for head in range(first_head, last_head):
         key_head = head // group
-        if head % group == 0:
+        if head % group == 0 or head == first_head:
             key_at = low * nodes.key_stride + nodes.key_at + key_head * nodes.key_step
             value_at = low * nodes.value_stride + nodes.value_at + key_head * nodes.value_step
             nodes_check = transpose(tile.key_columns, ld, nodes.keys, key_at, nodes.key_stride, width, head_dim)
@@ -1056,7 +1131,7 @@ def differentiate_tile(
                         scores, slopes, begin_columns, columns, start, start + count, lse, delta, rules.scale
                     )
                 else:
-                    list_edges(row.edges, first_edge, count, sizes, rules)
+                    list_edges(row.edges, first_edge, count, terms, rules)
                     if rules.keep_scale != 1:
                         hash_edges(row.hashes, count, row.edges, terms.edge_id, rules.seed)
                     features = features_of(tile.features, target - begin, features_step, sizes)
@@ -1106,10 +1181,51 @@ def differentiate_tile(
                 )  # fmt: skip
                 at = (low + column) * grad_nodes.value_stride + grad_nodes.value_at + key_head * grad_nodes.value_step
                 add_rows(grad_nodes.values, at, grad_nodes.value_stride, tile.sums, num_columns, value_dim)
+
+
+@part
+def place_grads(begin, end, head, last_head, graph, lse, num_heads, grads, tile):
+    """Gradients of which the tables are those of `laid_table`, zero if some targets see nothing and write none."""
+    bias = laid_table(grads.bias, 2, begin, end, head, last_head, graph, tile)
+    gate = laid_table(grads.gate, 3, begin, end, head, last_head, graph, tile)
+    num_edges, sees = graph.target_ptr[end] - graph.target_ptr[begin], True
+    for target in range(begin, end):
+        for at in range(target * num_heads + head, target * num_heads + last_head):
+            sees = sees and lse[at] != -np.inf
+    if not sees and bias.step != grads.bias.step:
+        clear(tile.tables, 2 * HEADS * TILE_CELLS, HEADS * num_edges)
+    if not sees and gate.step != grads.gate.step:
+        clear(tile.tables, 3 * HEADS * TILE_CELLS, HEADS * num_edges)
+    return Grads(
+        grads.query, grads.key, grads.value, grads.query_attr, grads.edge_attr, grads.edge_slopes, grads.edge_weights,
+        bias, gate,
+    )  # fmt: skip
+
+
+@part_of_rows
+def differentiate_tile(
+    begin, end, first_head, last_head, graph, sizes, terms, rules, query, nodes, grad_nodes, upstream, grads, row, tile
+):
+    """Serves the targets [begin, end) of a tile by small dense products."""
+    ptr = graph.target_ptr
+    features_step = lay_tile(begin, end, graph, sizes, terms, rules, row, tile.features)
+    if is_given(grads.edge_attr):
+        clear(tile.grown, 0, (end - begin) * features_step * sizes.edge_dim)
+    step = heads_at_once(first_head, last_head, terms, grads.bias, grads.gate)
+    for head in range(first_head, last_head, step):
+        stop = min(head + step, last_head)
+        own = lay_terms(begin, end, head, stop, graph, terms, tile)
+        into = place_grads(begin, end, head, stop, graph, upstream.lse, sizes.num_heads, grads, tile)
+        differentiate_heads(
+            begin, end, head, stop, graph, sizes, own, rules, query, nodes, grad_nodes, upstream, into, row, tile,
+            features_step,
+        )  # fmt: skip
+        lift_table(grads.bias, 2, begin, end, head, stop, graph, tile)
+        lift_table(grads.gate, 3, begin, end, head, stop, graph, tile)
     if is_given(grads.edge_attr):
         for target in range(begin, end):
-            features = features_of(tile.grown, target - begin, features_step, sizes)
-            write_features(grads.edge_attr, ptr[target], ptr[target + 1] - ptr[target], features, sizes.edge_dim)
+            grown = features_of(tile.grown, target - begin, features_step, sizes)
+            write_features(grads.edge_attr, ptr[target], ptr[target + 1] - ptr[target], grown, sizes.edge_dim)
 
 
 @kernel
@@ -1158,9 +1274,11 @@ def attention_backward(
     grown_dim = edge_dim if is_given(grads.edge_attr) else 0
     at_features = at_row + (ROW_NUMBERS + feature_dim + grown_dim) * room
     at_grown = at_features + room_of_features(feature_dim, columns_room)
-    at_abreast = at_grown + room_of_features(grown_dim, columns_room)
+    at_tables = at_grown + room_of_features(grown_dim, columns_room)
+    at_abreast = at_tables + room_of_tables(4, terms, grads.bias, grads.gate, columns_room)
     runs_abreast = abreast and can_run_abreast(sizes, terms)
     slices = runs_abreast and edge_dim > 0
+    plain = is_plain(sizes, terms, rules) and not is_given(upstream.grad_weights.array)
     at_pairs = at_abreast + numbers_abreast(runs_abreast, head_dim, value_dim, edge_dim)
     stride = 2 * (head_dim + value_dim)  # a node's gradients lie beside it
     numbers = np.empty(at_pairs + (num_nodes * stride + TWO_LINES if packs else 0), out.dtype)
@@ -1170,8 +1288,9 @@ def attention_backward(
         pointer(numbers, 0), pointer(numbers, num_scores), pointer(numbers, at_keys), pointer(numbers, at_values),
         pointer(numbers, at_key_rows), none, pointer(numbers, at_queries), pointer(numbers, at_slopes),
         pointer(numbers, at_sums), none, none, none, pointer(numbers, at_features), pointer(numbers, at_grown),
+        pointer(numbers, at_tables),
     )  # fmt: skip
-    room_of_tile = room_abreast(numbers, at_abreast, integers, hashes, head_dim, value_dim, edge_dim)
+    room_of_tile = room_abreast(runs_abreast, numbers, at_abreast, integers, hashes, head_dim, value_dim, edge_dim)
     pairs = aligned(numbers, at_pairs)
     grad_pairs = shifted(pairs, stride // 2)
     query, keys, values = optional(query), optional(key), optional(value)
@@ -1199,7 +1318,7 @@ def attention_backward(
                 stop, is_tile = next_stretch(at, row_end, graph, columns_room)
                 if is_tile and runs_abreast and is_shared(at, stop, graph):
                     differentiate_abreast(
-                        at, stop, graph, sizes, terms, rules, query, nodes, into, upstream, grads, room_of_tile
+                        at, stop, graph, sizes, terms, rules, query, nodes, into, upstream, grads, plain, room_of_tile
                     )
                 elif is_tile:
                     first = at
@@ -1209,7 +1328,7 @@ def attention_backward(
                         if narrow and has_finite_slopes(first, last, sizes, upstream):
                             differentiate_abreast(
                                 first, last, graph, sizes, terms, rules, query, nodes, into, upstream, grads,
-                                room_of_tile,
+                                plain, room_of_tile,
                             )  # fmt: skip
                         else:
                             differentiate_tile(
@@ -1253,21 +1372,10 @@ def lay_in_huge_pages(array):
 def swap_edges_and_heads(begin, end, num_edges, num_heads, to_heads, table, into):
     """Turns [num_edges, num_heads] into [num_heads, num_edges], or back, for the edges [begin, end)."""
     table, into = optional(table), optional(into)
-    blocks, of_blocks = num_heads - num_heads % 8, begin + (end - begin) // 8 * 8
-    for head in range(0, blocks, 8):
-        for edge in range(begin, of_blocks, 8):
-            by_edge, by_head = edge * num_heads + head, head * num_edges + edge
-            if to_heads:
-                store_transposed(into, by_head, num_edges, table, by_edge, num_heads)
-            else:
-                store_transposed(into, by_edge, num_heads, table, by_head, num_edges)
-    for edge in range(begin, end):
-        for head in range(blocks if edge < of_blocks else 0, num_heads):
-            by_edge, by_head = edge * num_heads + head, head * num_edges + edge
-            if to_heads:
-                into[by_head] = table[by_edge]
-            else:
-                into[by_edge] = table[by_head]
+    if to_heads:
+        swap(into, begin, num_edges, table, begin * num_heads, num_heads, end - begin, num_heads)
+    else:
+        swap(into, begin * num_heads, num_heads, table, begin, num_edges, num_heads, end - begin)
 
 
 @kernel

@@ -455,6 +455,18 @@ class Table(NamedTuple):
     head_step: Any
 
 
+@part_of_rows
+def swap(into, at_into, into_step, table, at, step, rows, columns):
+    """into[at_into + c * into_step + r] = table[at + r * step + c]"""
+    whole_rows, whole_columns = rows - rows % 8, columns - columns % 8
+    for r in range(0, whole_rows, 8):
+        for c in range(0, whole_columns, 8):
+            store_transposed(into, at_into + c * into_step + r, into_step, table, at + r * step + c, step)
+    for r in range(rows):
+        for c in range(whole_columns if r < whole_rows else 0, columns):
+            into[at_into + c * into_step + r] = table[at + r * step + c]
+
+
 @part
 def gather(into, count, edges, is_picked, table, head):
     """into[t] = table[edges[t], head], where there is a table.
