@@ -496,6 +496,20 @@ def test_a_large_case_on_threads_equals_scatter(name, terms, restore_threads):
         assert_close(grad, expected_grads[input_name], **EXACT)
 
 
+@pytest.mark.parametrize("name", LARGE)
+def test_nothing_is_left_as_memory_was(name, monkeypatch):
+    from graphattn.ops._impl.numba import launch
+
+    plan, sizes = LARGE[name]()
+    src = plan.src + 7 * (plan.src // 50) + 5  # nobody sees the sources before, after and here and there between
+    plan = make_plan(src, plan.dst, int(src.max()) + 9, plan.num_dst_nodes)
+    inputs = make_inputs(plan, TERMS["all"], torch.float32, dims=(32, 40, 8), **sizes)
+    expected, empty = all_results(plan, inputs), launch._empty
+    monkeypatch.setattr(launch, "_empty", lambda *given: empty(*given).fill_(torch.nan))
+    for result, expectation in zip(all_results(plan, inputs), expected, strict=True):
+        assert torch.equal(result, expectation)
+
+
 def test_two_callers_at_once_get_the_same_bits(restore_threads):
     torch.set_num_threads(2)
     plan, inputs = large_case()

@@ -27,9 +27,10 @@ decides by `tasks` which rows and heads may run beside each other: those that to
 summed by one thread in one order, so nothing is atomic and the bits do not depend on the number of threads.
 
 Each kernel serves tasks [begin, end), for one float type. A task is FIELDS numbers: its rows (first, last), its key
-heads (first, last), and into which copy of grad_key and grad_value it adds. All arrays are flat and contiguous, and all
-widths are multiples of 8; nodes of queries, keys and values may lie a stride apart, and numbers of edges as `Table`
-says; those without a stride have a row a head. An absent array is empty.
+heads (first, last), into which copy of grad_key and grad_value it adds, and the sources (first, last) whose gradients
+it clears there before, unless it packs them. All arrays are flat and contiguous, and all widths are multiples of 8;
+nodes of queries, keys and values may lie a stride apart, and numbers of edges as `Table` says; those without a stride
+have a row a head. An absent array is empty.
 """
 
 from typing import Any, NamedTuple
@@ -1228,6 +1229,18 @@ def differentiate_tile(
             write_features(grads.edge_attr, ptr[target], ptr[target + 1] - ptr[target], grown, sizes.edge_dim)
 
 
+@part_of_rows
+def clear_nodes(begin, end, nodes, first, count, head_dim, value_dim):
+    """Clears what some nodes have of so many heads."""
+    for node in range(begin, end):
+        if is_given(nodes.keys):
+            at = node * nodes.key_stride + nodes.key_at + first * nodes.key_step
+            clear(nodes.keys, at, count * head_dim)
+        if is_given(nodes.values):
+            at = node * nodes.value_stride + nodes.value_at + first * nodes.value_step
+            clear(nodes.values, at, count * value_dim)
+
+
 @kernel
 def attention_backward(
     begin, end, tasks, packs, abreast, target_ptr, src,
@@ -1313,6 +1326,9 @@ def attention_backward(
                     into.keys, into.values, into.key_stride, part_key, into.key_step,
                     into.value_stride, part_value, into.value_step, into.far_edges,
                 )  # fmt: skip
+                clear_nodes(
+                    tasks[FIELDS * task + 5], tasks[FIELDS * task + 6], into, first_key_head, sweep, head_dim, value_dim
+                )
             first_head, last_head, at = first_key_head * group, (first_key_head + sweep) * group, row_begin
             while at < row_end:
                 stop, is_tile = next_stretch(at, row_end, graph, columns_room)
@@ -1360,6 +1376,19 @@ def count_ranged(target_ptr, src):
         if stop - first >= GROUP and src[stop - 1] - src[first] == stop - first - 1:
             total += stop - first
     return total
+
+
+@kernel
+def bound_sources(target_ptr, src, rows, low, high):
+    """low[i] = the least source of rows[i] and all after it, high[i] = what is above those of rows[i] and all before;
+    of rows with edges."""
+    top = 0
+    for i in range(len(rows)):
+        low[i] = src[target_ptr[rows[i]]]
+        top = max(top, src[target_ptr[rows[i] + 1] - 1] + 1)
+        high[i] = top
+    for i in range(len(rows) - 2, -1, -1):
+        low[i] = min(low[i], low[i + 1])
 
 
 @kernel

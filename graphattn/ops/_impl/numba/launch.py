@@ -102,9 +102,8 @@ def attention_backward(
     grad_bias, grad_gate = table(wants_bias, by_head), table(wants_gate, by_head)
     grad_query = _new_vectors(_empty, query, query, dtype, wants_query)
     grad_query_attr = _new_vectors(_zeros, query_attr, query_attr, dtype, wants_query_attr)
-    make = _empty if packs else _zeros
     grad_key, grad_value = (
-        make((num_parts, *tensor.shape[:-1], _width(tensor)), dtype) if want else None
+        _empty((num_parts, *tensor.shape[:-1], _width(tensor)), dtype) if want else None
         for tensor, want in ((key, wants_key), (value, wants_value))
     )
     upstream = kernels.Upstream(
@@ -200,18 +199,21 @@ def _forward_tasks(ptr, num_key_heads, num_threads, packs):
     does whether heads run abreast, as they may where no number of threads would share them out: as second."""
     num_rows, longest = len(ptr) - 1, int(np.diff(ptr).max(initial=0))
     if packs:
-        return _over_heads(0, num_rows, num_key_heads, num_threads), False
+        return _tasks((0, num_rows), threads.even_cuts(num_key_heads, num_threads)), False
     cuts = threads.row_cuts(ptr, max(1, min(MAX_CHUNKS, num_rows // kernels.TILE_ROWS)))
     is_long, num_threads = longest > MIN_HUB_DEGREE, min(num_threads, MAX_CHUNKS)
     has_hub = is_long and num_threads > 1 and num_threads * longest > ptr[-1]
     shares = threads.even_cuts(num_key_heads, num_threads) if has_hub else (0, num_key_heads)
-    tasks = [(*rows, *heads, 0) for heads in pairwise(shares) for rows in pairwise(cuts)]
-    return np.array(tasks, np.int64), not (is_long and MAX_CHUNKS * longest > ptr[-1])
+    return _tasks(cuts, shares), not (is_long and MAX_CHUNKS * longest > ptr[-1])
 
 
-def _over_heads(begin, end, num_key_heads, num_tasks, part=0):
-    cuts = threads.even_cuts(num_key_heads, num_tasks)
-    return np.array([(begin, end, first, last, part) for first, last in pairwise(cuts)], np.int64)
+def _tasks(rows, key_heads, part=0, sources=(0, 0)):
+    """Tasks of a kernel [num_tasks, FIELDS]: every chunk of rows for every share of heads, of which the cuts are given,
+    as are those of the sources that go with the chunks."""
+    tasks = np.full((len(key_heads) - 1, len(rows) - 1, kernels.FIELDS), part, np.int64)
+    for field, cuts in ((0, rows), (2, np.reshape(key_heads, (-1, 1))), (5, sources)):
+        tasks[..., field], tasks[..., field + 1] = cuts[:-1], cuts[1:]
+    return tasks.reshape(-1, kernels.FIELDS)
 
 
 def _backward_stages(ptr, src, key, value, work, wants_edges):
@@ -223,39 +225,41 @@ def _backward_stages(ptr, src, key, value, work, wants_edges):
     or not at all, and threads share out the heads; or, for want of heads, into parts with sums of their own. So, too,
     where edges want gradients, which then have one owner, and sources are so few that their sums cost little.
     """
-    num_rows, num_key_heads, num_threads = len(ptr) - 1, key.shape[1], threads.available(work)
+    num_rows, num_threads = len(ptr) - 1, threads.available(work)
+    num_nodes, num_key_heads, _ = key.shape
     num_chunks = min(MAX_CHUNKS, int(work // CHUNK_WORK), num_rows // kernels.TILE_ROWS)
     if num_chunks <= 1:
-        return [np.array([(0, num_rows, 0, num_key_heads, 0)], np.int64)], 1, False, True
-    chunks = _separate_chunks(ptr, src, num_chunks)
+        return [_tasks((0, num_rows), (0, num_key_heads), sources=(0, num_nodes))], 1, False, True
+    chunks = _separate_chunks(ptr, src, num_chunks, num_nodes)
     if chunks is not None:
-        stages = [np.array([(b, e, 0, num_key_heads, 0) for b, e in stage], np.int64) for stage in chunks]
-        return stages, 1, False, True
+        rows, sources, num_stages = chunks
+        tasks = _tasks(rows, (0, num_key_heads), sources=sources)
+        return [tasks[stage::num_stages] for stage in range(num_stages)], 1, False, True
     packs = _packs(ptr, src, key, value)
-    num_nodes, num_parts = max(1, key.shape[0]), 1
+    num_nodes, num_parts = max(1, num_nodes), 1
     has_few_sources = wants_edges and not packs and ptr[-1] >= MIN_EDGE_DEGREE * num_nodes
     if has_few_sources or num_key_heads < MIN_TASKS:
         part_bytes = 8 * num_nodes * num_key_heads * (_width(key) + _width(value))
         most = min(MAX_PART_BYTES // max(1, part_bytes), ptr[-1] // (4 * num_nodes))
         for_heads = max(MIN_TASKS, min(MAX_TASKS, ptr[-1] // (PART_DEGREE * num_nodes))) // num_key_heads
         num_parts = int(max(1, min(max(for_heads, EDGE_PARTS if has_few_sources else 0), most)))
-    num_tasks = num_key_heads if packs else max(1, num_threads // num_parts)
-    rows = pairwise(threads.row_cuts(ptr, num_parts))
-    tasks = [_over_heads(*of_part, num_key_heads, num_tasks, part) for part, of_part in enumerate(rows)]
+    shares = threads.even_cuts(num_key_heads, num_key_heads if packs else max(1, num_threads // num_parts))
+    parts = enumerate(pairwise(threads.row_cuts(ptr, num_parts)))
+    tasks = [_tasks(rows, shares, part, (0, len(key))) for part, rows in parts]
     return [np.concatenate(tasks)], num_parts, packs, False
 
 
-def _separate_chunks(ptr, src, num_chunks):
+def _separate_chunks(ptr, src, num_chunks, num_nodes):
     """Cuts rows into chunks of about as many edges, whose sources lie apart from those of the next but one.
 
     Returns:
-        One or two lists of (first row, last row): chunks of a list share no source. None if there is no such cut, or
-        so much of the work is one row's that there is but one chunk.
+        Where rows are cut; where sources are, each of which belongs to the first chunk that meets it; and into how many
+        lists the chunks have to be dealt, one or two, for those of a list to share no source. None if there is no such
+        cut, or so much of the work is one row's that there is but one chunk.
     """
     filled = np.flatnonzero(ptr[1:] > ptr[:-1])
-    low, high = src[ptr[filled]], src[ptr[filled + 1] - 1] + 1
-    low = np.minimum.accumulate(low[::-1])[::-1]  # of this row and all after it
-    high = np.maximum.accumulate(high)  # of this row and all before it
+    low, high = np.empty_like(filled), np.empty_like(filled)
+    kernels.bound_sources(ptr, src, filled, low, high)
     cuts = np.searchsorted(filled, threads.row_cuts(ptr, num_chunks)[1:-1])
     clean = np.flatnonzero(high[:-1] <= low[1:]) + 1
     is_clean = len(clean) >= num_chunks
@@ -265,8 +269,10 @@ def _separate_chunks(ptr, src, num_chunks):
     starts, ends = low[cuts[:-1]], high[cuts[1:] - 1]
     if len(cuts) == 2 or (starts[2:] < ends[:-2]).any():
         return None
-    chunks = list(pairwise(np.concatenate([[0], filled[cuts[1:-1]], [len(ptr) - 1]])))
-    return [chunks] if is_clean else [chunks[::2], chunks[1::2]]
+    if not is_clean:  # the second list's chunks meet what they share with their neighbours after these
+        starts[1::2] = ends[:-1:2]
+    rows, sources = [0, *filled[cuts[1:-1]], len(ptr) - 1], [0, *starts[1:], num_nodes]
+    return np.array(rows), np.array(sources), 1 if is_clean else 2
 
 
 def block_attention(query, key, value, more_key, more_value, rest_out, rest_lse, dst, src, prefix, table, scale):

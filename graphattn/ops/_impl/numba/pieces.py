@@ -91,7 +91,7 @@ FAR_EDGES = 32  # the longest row whose nodes are asked for ahead
 NEAR_NUMBERS = 2**18  # keys and values that one second-level cache holds
 BEFORE = 8  # numbers before the first row of a tile that clearing may overwrite
 LINE = 16  # numbers of 4 bytes in a cache line
-FIELDS = 5  # of a task
+FIELDS = 7  # of a task
 LOG2_E, LOG_2 = 1 / np.log(2), np.log(2)
 
 part = njit(
