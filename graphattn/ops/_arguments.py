@@ -38,18 +38,16 @@ class Terms(NamedTuple):
 
     def listed(self) -> "Terms":
         """Returns the same with a row for every edge, whatever its type."""
-        if self.edge_type is None:
-            return self
-
-        def of_edges(table: Tensor | None) -> Tensor | None:
-            return None if table is None or self.edge_type is None else table.index_select(0, self.edge_type)
-
         return self._replace(
             edge_type=None,
-            edge_bias=of_edges(self.edge_bias),
-            edge_gate=of_edges(self.edge_gate),
-            edge_attr=of_edges(self.edge_attr),
+            edge_bias=self.of_edges(self.edge_bias),
+            edge_gate=self.of_edges(self.edge_gate),
+            edge_attr=self.of_edges(self.edge_attr),
         )
+
+    def of_edges(self, table: Tensor | None) -> Tensor | None:
+        """Returns one of them as `listed` has it."""
+        return table if table is None or self.edge_type is None else table.index_select(0, self.edge_type)
 
 
 def check_tables(

@@ -568,7 +568,7 @@ def _run_typed(query: Tensor, key: Tensor, value: Tensor, plan: Plan, terms: Ter
         query_attr = _project("fused", wide, of_types)  # [num_dst_nodes, num_heads, num_types]
     edge_bias = None
     if bias is not None and (terms.logit_clip is not None or terms.scale == 0):
-        edge_bias = terms.listed().edge_bias  # added after the clip, so each edge needs its own
+        edge_bias = terms.of_edges(bias)  # added after the clip, so each edge needs its own
     elif bias is not None:
         added = (bias / terms.scale).t().expand(query.shape[1], -1)
         query_attr = added.expand(query.shape[0], -1, -1) if query_attr is None else query_attr + added
@@ -580,7 +580,7 @@ def _run_typed(query: Tensor, key: Tensor, value: Tensor, plan: Plan, terms: Ter
         query_attr=query_attr,
         edge_type=terms.edge_type,
         edge_bias=edge_bias,
-        edge_gate=None if terms.edge_gate is None else terms.listed().edge_gate,
+        edge_gate=terms.of_edges(terms.edge_gate),
         head_mask=plan.head_mask,
         scale=terms.scale,
         logit_clip=terms.logit_clip,

@@ -467,7 +467,7 @@ def _announce(
         "attention",
         graph,
         alpha.detach(),
-        None if terms.edge_gate is None else terms.listed().edge_gate,
+        terms.of_edges(terms.edge_gate),
         None if head_gate is None else head_gate.detach(),
         value,
         on_gradient if out.requires_grad else None,
@@ -486,7 +486,7 @@ def _weights_gradient(grad_out: Tensor, value: Tensor, graph: AttentionGraph, te
             "edge_attr": terms.edge_attr, "edge_key_weight": terms.edge_value_weight, "edge_type": terms.edge_type
         }  # fmt: skip
     slope = edge_logits(grad_out.contiguous(), value, graph, scale=1.0, **features)
-    if (edge_gate := terms.listed().edge_gate) is not None:
+    if (edge_gate := terms.of_edges(terms.edge_gate)) is not None:
         slope = slope * edge_gate
     if terms.dropout_p > 0:
         assert terms.seed is not None
