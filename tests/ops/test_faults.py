@@ -172,11 +172,43 @@ def test_a_cache_that_fails_costs_time_only(failure: str, tmp_path: Path) -> Non
     # an administrator may write anywhere, so a folder without permissions would prove nothing
     refuse = {
         "no folder can be written": "caching._CacheLocator.ensure_cache_path = refuse",
-        "the disk is full": "caching.IndexDataCacheFile.save = refuse",
+        "the disk is full": "caching.IndexDataCacheFile._save_data = refuse",
     }[failure]
     code = f"from numba.core import caching\ndef refuse(*arguments): raise OSError('refused')\n{refuse}\n{AGREES}"
     assert output_of(code, NUMBA_CACHE_DIR=str(tmp_path)) == "right"
     assert not list(tmp_path.rglob("*.nbc"))
+
+
+@needs_numba
+def test_processes_that_compile_for_different_types_at_once_find_their_own_code(tmp_path: Path) -> None:
+    from graphattn.ops._impl.numba.pieces import KernelFiles
+
+    first, second, later = (KernelFiles(str(tmp_path), "kernel", "today") for _ in range(3))
+    second._load_index = dict  # it looked before the first wrote
+    write = first._save_data
+
+    def write_after_the_other(name, code):
+        second.save("float32", "for float32")
+        write(name, code)
+
+    first._save_data = write_after_the_other
+    first.save("float64", "for float64")
+    assert later.load("float32") in (None, "for float32")
+    assert later.load("float64") in (None, "for float64")
+    later.save("float32", "for float32")
+    assert later.load("float32") == "for float32"
+
+
+@needs_numba
+def test_code_of_another_version_is_not_kept(tmp_path: Path) -> None:
+    from graphattn.ops._impl.numba.pieces import KernelFiles
+
+    old, new = (KernelFiles(str(tmp_path), "kernel", stamp) for stamp in ("yesterday", "today"))
+    old.save("float64", "old")
+    assert new.load("float64") is None
+    new.save("float64", "new")
+    assert new.load("float64") == "new"
+    assert len(list(tmp_path.glob("*.nbc"))) == 1
 
 
 def test_without_numba_auto_takes_the_next_best_and_the_named_one_says_how_to_get_it() -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 from graphattn.ops._impl.numba.vectors import (
     clamp,
@@ -46,8 +46,30 @@ IMPORTED = "abreast.py", "pieces.py", "vectors.py"
 SOURCES = hashlib.sha256(b"".join((FOLDER / name).read_bytes() for name in IMPORTED)).hexdigest()
 
 
+class KernelFiles(IndexDataCacheFile):
+    """A kernel's machine code, a file for each of its signatures and versions.
+
+    Numba numbers these files. Two processes that compile one kernel for different types at once may both take the
+    lowest number that is free, and then the code for float64 stands where that for float32 is looked for.
+    """
+
+    def save(self, key, data):
+        digest = hashlib.sha256(repr((self._source_stamp, key)).encode()).digest()
+        name = self._data_name(int.from_bytes(digest[:8], "big"))
+        if not self._load_index():  # of another version, if any
+            for path in Path(self._cache_path).glob(f"{Path(self._index_path).stem}.*.nbc"):
+                path.unlink(missing_ok=True)
+        self._save_data(name, data)
+        self._save_index({**self._load_index(), key: name})
+
+
 class KernelCache(FunctionCache):
     """Numba's disk cache, keyed by the text of what kernels import, too: by itself it would miss an edit there."""
+
+    def __init__(self, function):
+        super().__init__(function)
+        stamp = self._impl.locator.get_source_stamp()
+        self._cache_file = KernelFiles(self._cache_path, self._impl.filename_base, stamp)
 
     def _index_key(self, signature, codegen):
         return (*super()._index_key(signature, codegen), SOURCES)
