@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from graphattn.graph import AttentionGraph
+from graphattn.ops._impl.typed import rows_of_types
 
 HALF = (torch.float16, torch.bfloat16)
 Tables = Tensor | tuple[Tensor, Tensor]
@@ -36,18 +37,16 @@ class Terms(NamedTuple):
         edge_attr = None if self.edge_key_weight is None else self.edge_attr
         return self._replace(edge_attr=edge_attr, edge_gate=None, edge_value_weight=None, dropout_p=0.0, seed=None)
 
-    def listed(self) -> "Terms":
-        """Returns the same with a row for every edge, whatever its type."""
-        return self._replace(
-            edge_type=None,
-            edge_bias=self.of_edges(self.edge_bias),
-            edge_gate=self.of_edges(self.edge_gate),
-            edge_attr=self.of_edges(self.edge_attr),
-        )
+    def listed(self, *, use_kernels: bool = False) -> "Terms":
+        """Returns the same with a row for every edge, whatever its type; use_kernels as in `rows_of_types`."""
+        bias, gate, attr = (self.of_edges(x, use_kernels) for x in (self.edge_bias, self.edge_gate, self.edge_attr))
+        return self._replace(edge_type=None, edge_bias=bias, edge_gate=gate, edge_attr=attr)
 
-    def of_edges(self, table: Tensor | None) -> Tensor | None:
+    def of_edges(self, table: Tensor | None, use_kernels: bool = False) -> Tensor | None:
         """Returns one of them as `listed` has it."""
-        return table if table is None or self.edge_type is None else table.index_select(0, self.edge_type)
+        if table is None or self.edge_type is None:
+            return table
+        return rows_of_types(table, self.edge_type, use_kernels=use_kernels)
 
 
 def check_tables(

@@ -307,7 +307,7 @@ def run_attention(
         if impl == "fused" and _has_few_types(terms):
             out, lse = _run_typed(query, key, value, plan or graph.enumerate().plan(), terms)
             return out.to(dtype), lse
-        terms = terms.listed()
+        terms = terms.listed(use_kernels=_uses_kernels(impl))
         if impl == "dense":
             plan = graph.enumerate().plan()
             given = {name: term for name, term in terms._asdict().items() if name != "edge_type"}
@@ -411,7 +411,7 @@ def run_with_weights(
 def _run_fused_with_weights(
     query: Tensor, key: Tensor, value: Tensor, graph: AttentionGraph, terms: Terms
 ) -> tuple[Tensor, Tensor]:
-    plan, terms, dtype = graph.enumerate().plan(), terms.listed(), query.dtype
+    plan, terms, dtype = graph.enumerate().plan(), terms.listed(use_kernels=has_numba()), query.dtype
     if dtype in HALF and terms.edge_value_weight is not None:
         query, key, value = _widened("fused", query, key, value)
     with _full_precision(query.device):
@@ -568,7 +568,7 @@ def _run_typed(query: Tensor, key: Tensor, value: Tensor, plan: Plan, terms: Ter
         query_attr = _project("fused", wide, of_types)  # [num_dst_nodes, num_heads, num_types]
     edge_bias = None
     if bias is not None and (terms.logit_clip is not None or terms.scale == 0):
-        edge_bias = terms.of_edges(bias)  # added after the clip, so each edge needs its own
+        edge_bias = terms.of_edges(bias, has_numba())  # added after the clip, so each edge needs its own
     elif bias is not None:
         added = (bias / terms.scale).t().expand(query.shape[1], -1)
         query_attr = added.expand(query.shape[0], -1, -1) if query_attr is None else query_attr + added
@@ -580,7 +580,7 @@ def _run_typed(query: Tensor, key: Tensor, value: Tensor, plan: Plan, terms: Ter
         query_attr=query_attr,
         edge_type=terms.edge_type,
         edge_bias=edge_bias,
-        edge_gate=terms.of_edges(terms.edge_gate),
+        edge_gate=terms.of_edges(terms.edge_gate, has_numba()),
         head_mask=plan.head_mask,
         scale=terms.scale,
         logit_clip=terms.logit_clip,
@@ -605,7 +605,11 @@ def _query_attr(impl: str, query: Tensor, terms: Terms) -> Tensor | None:
 
 
 def _project(impl: str, x: Tensor, matrices: Tensor) -> Tensor:
-    return project_heads(x, matrices, use_kernels=impl in ("fused", "blocks") and has_numba())
+    return project_heads(x, matrices, use_kernels=_uses_kernels(impl))
+
+
+def _uses_kernels(impl: str) -> bool:
+    return impl in ("fused", "blocks") and has_numba()
 
 
 def _full_precision(device: torch.device) -> contextlib.AbstractContextManager:

@@ -1398,6 +1398,16 @@ def lay_in_huge_pages(array):
 
 
 @kernel
+def sums_by_type(begin, end, cuts, num_types, width, types, x, sums):
+    """sums[p, types[e]] += x[e] for the edges [cuts[p], cuts[p + 1]) of the parts [begin, end)."""
+    for p in range(begin, end):
+        for edge in range(cuts[p], cuts[p + 1]):
+            into, at = (p * num_types + types[edge]) * width, edge * width
+            for c in range(width):
+                sums[into + c] += x[at + c]
+
+
+@kernel
 def swap_edges_and_heads(begin, end, num_edges, num_heads, to_heads, table, into):
     """Turns [num_edges, num_heads] into [num_heads, num_edges], or back, for the edges [begin, end)."""
     table, into = optional(table), optional(into)

@@ -23,6 +23,7 @@ MIN_HUB_DEGREE = 64  # beyond, a row may be so much of the work that threads sha
 MIN_TASKS = 4  # with fewer key heads, a graph that cannot be cut is served in parts with sums of their own,
 MAX_TASKS, PART_DEGREE = 16, 64  # in more of them if sources have so many edges for each
 MAX_PART_BYTES = 2**28  # of those sums
+TYPED_EDGES = 2**14  # of a part when edges are summed by type
 EDGE_PARTS, MIN_EDGE_DEGREE = 8, 256  # where edges want gradients: parts, if sources have so many edges
 
 
@@ -432,6 +433,17 @@ def summed_head_products(x, y):
     sizes = num_rows, num_heads, _width(x), _width(y)
     threads.run(projection.sum_products, cuts, (*sizes, *_vectors(x.dtype, x, y), _array(matrices)))
     return _trim(matrices[:, :width], y, x.dtype)
+
+
+def sums_by_type(x, edge_type, num_types):
+    num_edges, width = x.shape
+    parts = threads.even_cuts(num_edges, min(MAX_CHUNKS, 1 + num_edges // TYPED_EDGES))
+    sums = _zeros((len(parts) - 1, num_types, width), x.dtype)
+    cuts = threads.even_cuts(len(parts) - 1, threads.available(num_edges * width))
+    threads.run(
+        kernels.sums_by_type, cuts, (parts, num_types, width, _array(edge_type, torch.int64), _array(x), _array(sums))
+    )
+    return sums.sum(0)
 
 
 def _compute_dtype(tensor):
