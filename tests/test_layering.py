@@ -20,7 +20,10 @@ ROOMS = (
 )  # fmt: skip
 IMPLEMENTATIONS = ("graphattn", "ops", "_impl")
 # and the implementation that they serve
-OWNER = {"featured": "fused", "numba": "fused", "projection": "fused", "triton": "fused", "varlen": "blocks"}
+OWNER = {
+    "featured": "fused", "numba": "fused", "projection": "fused", "triton": "fused", "typed": "fused",
+    "varlen": "blocks",
+}  # fmt: skip
 ALSO_SERVED = {("blocks", "numba")}  # its kernels are built of the same pieces and compiled in the same way
 PLAN_TYPES = {("plan", "Bucket"), ("plan", "Plan")}  # all that an implementation may know of a graph
 ANYWHERE = {"_version"}  # imports nothing, so importing it makes no cycle
